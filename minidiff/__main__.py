@@ -1,0 +1,38 @@
+"""python -m minidiff "a prompt": a picture for a prompt, in a file."""
+import argparse
+import math
+import sys
+
+
+def main(argv=None):
+    args = parse(argv)
+    from . import images, load              # after parsing: --help need not wait for torch
+
+    try:
+        pictures = load(args.model, device=args.device)(
+            args.prompt, args.n, args.steps, args.guidance, args.seed, args.negative, progress=sys.stderr.isatty())
+        images.save(args.out, pictures[0] if args.n == 1 else images.grid(pictures, columns=math.ceil(args.n ** 0.5)))
+    except (ValueError, OSError, ArithmeticError) as error:
+        print(f"minidiff: {error}", file=sys.stderr)
+        return 2
+    print(f"{args.n} picture{'s' * (args.n > 1)} of {args.prompt!r}: {args.out}")
+    return 0
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(prog="python -m minidiff", description="Make a picture for a prompt.",
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("prompt", help="what to draw")
+    parser.add_argument("--n", type=int, default=1, help="number of pictures; several are laid out in one file")
+    parser.add_argument("--steps", type=int, default=50, help="steps of the sampler")
+    parser.add_argument("--guidance", type=float, default=5.0, help="1 follows the prompt, more exaggerates it")
+    parser.add_argument("--seed", type=int, default=0, help="another number, another picture")
+    parser.add_argument("--negative", default="", help="what to steer away from")
+    parser.add_argument("--model", default="toybox", help="toybox, or a folder in diffusers' layout")
+    parser.add_argument("--device", help="cpu or cuda; by default a GPU if there is one")
+    parser.add_argument("--out", default="picture.png", help="where the picture goes")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

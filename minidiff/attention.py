@@ -1,0 +1,170 @@
+"""Attention, as the UNet and the autoencoder use it. Vaswani et al., arXiv:1706.03762; cross-attention to text:
+Rombach et al., "Latent Diffusion Models", CVPR 2022, arXiv:2112.10752v2, Sec. 3.3.
+
+Three things happen here and nowhere else: the keys and values of the text are computed (`Attention.keys_values`,
+once per prompt with `TextKV`), the attention maps can be read or edited (`Attention.control`), and LoRA finds its
+Linear layers (`to_q`, `to_k`, `to_v`, `to_out[0]`; named as in diffusers, so that checkpoints need no renaming).
+"""
+import torch
+import torch.nn.functional as F
+from einops import einsum, rearrange
+from torch import nn
+
+
+class Attention(nn.Module):
+    """Multi-head attention from the tokens `x` to themselves, or to the tokens of a text.
+
+    Args:
+        width: channels of `x`.
+        heads: number of heads; must divide `width`.
+        context_width: channels of the text; None for self-attention.
+        bias: whether queries, keys and values have one (the autoencoder: yes, the UNet: no).
+
+    `control` is the one place to look at attention maps. If it is a function, it gets the maps (B, h, N, L), whose
+    rows sum to 1, and what it returns is used in their place. Gradients flow through it.
+    """
+
+    def __init__(self, width, heads, context_width=None, bias=False):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"{width} channels cannot be split into {heads} heads")
+        self.heads = heads
+        self.is_cross = context_width is not None
+        self.to_q = nn.Linear(width, width, bias=bias)
+        self.to_k = nn.Linear(context_width or width, width, bias=bias)
+        self.to_v = nn.Linear(context_width or width, width, bias=bias)
+        self.to_out = nn.Sequential(nn.Linear(width, width))     # a list of one: the published key is to_out.0
+        self.control = None
+
+    def forward(self, x, context=None):
+        """(B, N, C) and context (B, L, D), a `TextKV`, or None to attend to x itself -> (B, N, C)"""
+        q = self.split_heads(self.to_q(x))
+        k, v = context.of(self) if isinstance(context, TextKV) else self.keys_values(x if context is None else context)
+        out = attend(q, k, v, self.control)
+        return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
+
+    def keys_values(self, context):
+        """(B, L, D) -> keys and values, (B, h, L, d) each."""
+        return self.split_heads(self.to_k(context)), self.split_heads(self.to_v(context))
+
+    def split_heads(self, x):
+        return rearrange(x, "b n (h d) -> b h n d", h=self.heads)
+
+
+def attend(q, k, v, control=None, causal=False):
+    """softmax(q k^T / sqrt(d)) v.   q: (B, h, N, d); k, v: (B, h, L, d) -> (B, h, N, d)
+
+    causal: a query sees only the keys up to its own position.
+
+    PyTorch's fused kernel everywhere, with two exceptions: when the maps themselves are needed, and when training in
+    half precision on a CPU, where its backward takes 1.4 to 12 times as long as three plain operations do.
+    """
+    slow = q.device.type == "cpu" and q.dtype != torch.float32 and torch.is_grad_enabled()
+    if control is None and not slow:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    scores = einsum(q * q.shape[-1] ** -0.5, k, "b h n d, b h l d -> b h n l")   # scale first: fp16 would overflow
+    if causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(later, float("-inf"))
+    maps = scores.softmax(dim=-1)                 # (B, h, N, L): for each position of the image, weights over the text
+    if control is not None:
+        maps = control(maps)
+    return einsum(maps, v, "b h n l, b h l d -> b h n d")
+
+
+class TextKV:
+    """The keys and values of one batch of prompts, for every cross-attention layer of a UNet.
+
+    The text does not change while sampling, so they are computed once per prompt (`unet.text_kv(context)`) and given
+    to the UNet in place of the context. They belong to the weights that made them: after a step of training, or
+    another scale of a LoRA on `to_k` or `to_v`, make them again.
+    """
+
+    def __init__(self, pairs):
+        self.pairs = pairs                        # {layer: (k, v)}, (B, h, L, d) each
+
+    def of(self, layer):
+        if layer not in self.pairs:
+            raise ValueError("these text keys and values were made by another UNet; use this one's text_kv(context)")
+        return self.pairs[layer]
+
+    def __getitem__(self, rows):
+        """Some of the prompts: `kv[:2]`, or `kv[[0, 0, 1]]` to use the first one twice."""
+        return TextKV({layer: (k[rows], v[rows]) for layer, (k, v) in self.pairs.items()})
+
+    def __len__(self):
+        return next(iter(self.pairs.values()))[0].shape[0] if self.pairs else 0
+
+
+class Transformer(nn.Module):
+    """Transformer blocks over the positions of a feature map, added to their input. (B, C, H, W) -> (B, C, H, W)
+
+    Args:
+        channels, heads, context_width: see `Attention`.
+        groups: of the GroupNorm in front.
+        linear: False (SD 1): project by 1x1 convolutions; True (SD 2, SDXL): by Linear layers. The same map, stored
+            differently.
+        layers: number of blocks.
+    """
+
+    def __init__(self, channels, heads, context_width, groups, linear, layers=1):
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)     # 1e-6 here, 1e-5 everywhere else in the UNet
+        self.linear = linear
+        self.proj_in = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(channels, heads, context_width) for _ in range(layers))
+        self.proj_out = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x, context=None):
+        h = self.norm(x) if self.linear else self.proj_in(self.norm(x))
+        tokens = rearrange(h, "b c h w -> b (h w) c")            # a view, nothing moves, if x is channels_last
+        tokens = self.proj_in(tokens) if self.linear else tokens
+        for block in self.transformer_blocks:
+            tokens = block(tokens, context)
+        tokens = self.proj_out(tokens) if self.linear else tokens
+        h = rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[-2])
+        return x + (h if self.linear else self.proj_out(h))
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention to the text, feed-forward; a LayerNorm before each and a residual around each."""
+
+    def __init__(self, width, heads, context_width):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attn1 = Attention(width, heads)
+        if context_width is not None:
+            self.norm2 = nn.LayerNorm(width)
+            self.attn2 = Attention(width, heads, context_width)
+        self.norm3 = nn.LayerNorm(width)
+        self.ff = FeedForward(width)
+
+    def forward(self, x, context=None):           # (B, N, C), context (B, L, D) or TextKV -> (B, N, C)
+        x = x + self.attn1(self.norm1(x))
+        if hasattr(self, "attn2"):
+            x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
+
+
+class FeedForward(nn.Module):
+    """GEGLU and a Linear layer, four times as wide inside. Shazeer, arXiv:2002.05202."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.net = nn.Sequential(GEGLU(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width))   # keys 0 and 2
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class GEGLU(nn.Module):
+    """value * gelu(gate), both linear in x; the gate is the second half. Exact gelu, not the tanh form."""
+
+    def __init__(self, width, inner):
+        super().__init__()
+        self.proj = nn.Linear(width, 2 * inner)
+
+    def forward(self, x):
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate.contiguous())  # a strided gelu takes a CPU ten times as long

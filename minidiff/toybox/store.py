@@ -1,0 +1,75 @@
+"""Pictures drawn ahead of training: a folder of memory-mapped arrays, so that drawing never keeps a training step waiting."""
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..checkpoints import write_atomically, write_json, write_tensors
+from .captions import caption
+from .scenes import render
+from .world import attributes_of, scene
+
+CHUNK = 500
+CAPTIONS = 3                                                    # wordings of each picture, to say different things about it
+
+
+def prepare(folder, n, seed=0, workers=None, correlated=True):
+    """Draw `n` pictures of `seed` into `folder`, unless they are there already. Returns a Store.
+
+    images.npy (n, 3, 64, 64) uint8; captions.json: n lists of CAPTIONS strings; attributes.safetensors: the truth.
+    """
+    folder, want = Path(folder), {"n": n, "seed": seed, "correlated": correlated}
+    done = folder / "store.json"
+    if not (done.is_file() and json.loads(done.read_text()) == want):
+        folder.mkdir(parents=True, exist_ok=True)
+        done.unlink(missing_ok=True)
+        starts = range(0, n, CHUNK)
+        with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
+            chunks = pool.map(_chunk, [seed] * len(starts), starts, [min(CHUNK, n - s) for s in starts], [correlated] * len(starts))
+            chunks = list(tqdm(chunks, total=len(starts), desc="drawing", unit_scale=CHUNK, unit=" pictures"))
+        write_atomically(folder / "images.npy", lambda p: _save_array(p, np.concatenate([c[0] for c in chunks])))
+        write_json(folder / "captions.json", [words for c in chunks for words in c[1]])
+        write_tensors(folder / "attributes.safetensors", {k: torch.from_numpy(np.concatenate([c[2][k] for c in chunks])) for k in chunks[0][2]})
+        write_json(done, want)
+    return Store(folder)
+
+
+def _save_array(path, array):
+    with open(path, "wb") as f:                                 # a file object: np.save would add .npy to a name
+        np.save(f, array)
+
+
+def _chunk(seed, start, n, correlated):
+    """Pictures start .. start + n - 1 of `seed`: uint8 images, wordings, attributes."""
+    images, words, scenes = np.empty((n, 3, 64, 64), np.uint8), [], []
+    for i in range(n):
+        drawn, first = scene(seed, start + i, correlated=correlated)
+        rng = np.random.default_rng((seed, start + i, 1))
+        images[i] = np.round(render(drawn).rgb.transpose(2, 0, 1) * 255)
+        words.append([first] + [caption(drawn, rng) for _ in range(CAPTIONS - 1)])
+        scenes.append(drawn)
+    return images, words, {k: v.numpy() for k, v in attributes_of(scenes).items()}
+
+
+class Store:
+    """The pictures in `folder`, mapped into memory."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.pixels = np.load(self.folder / "images.npy", mmap_mode="r")
+        self.captions = json.loads((self.folder / "captions.json").read_text(encoding="utf-8"))
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def images(self, index):
+        """The pictures at `index` (B,), float32 (B, 3, 64, 64) in [-1, 1]."""
+        return torch.from_numpy(self.pixels[index.numpy()]).float() / 127.5 - 1
+
+    def attributes(self):
+        from ..checkpoints import read_tensors
+        return read_tensors(self.folder / "attributes.safetensors")

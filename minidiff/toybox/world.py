@@ -1,0 +1,111 @@
+"""Batches of toybox: pictures, captions and the truth about them, by seed."""
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .canvas import Paint
+from .captions import caption, ground_words
+from .individuals import HELD_OUT
+from .people import HAIR, SKIN
+from .scenes import (COLORS, GROUNDS, MEMBERS, PATTERNS, PLACES, STYLES, WEATHERS, jitter, random_scene, render)
+
+KIND_NAMES = ("portrait", "object", "pair", "landscape", "hand")
+# What can be read off a picture. Classes: the index of the name; numbers: the value. Absent: -1 for classes, nan for numbers.
+CLASSES = {"kind": KIND_NAMES, "background": GROUNDS, "style": STYLES, "hair": tuple(HAIR), "skin": tuple(SKIN),
+           "glasses": ("no", "yes"), "beard": ("no", "yes"), "member": tuple(MEMBERS), "color": tuple(COLORS), "pattern": PATTERNS,
+           "member2": tuple(MEMBERS), "color2": tuple(COLORS), "place": PLACES, "weather": WEATHERS,
+           "fingers": ("3", "4", "5", "6", "7"), "distorted": ("no", "yes")}
+NUMBERS = ("age", "smile", "eye_size", "brow_slant", "hair_length", "size")
+
+
+@dataclass
+class Batch:
+    """n pictures and their truth.
+
+    images (n, 3, S, S) float32 in [0, 1]; captions: n strings; attributes: {name: (n,) tensor}, names and codes in CLASSES
+    and NUMBERS; instances (n, S, S) uint8, 0 is background; parts (n, S, S) uint8, indices into canvas.PARTS;
+    depth (n, 1, S, S) float32, 0 near to 1 far; scenes: the Scene of each picture.
+    """
+    images: torch.Tensor
+    captions: list
+    attributes: dict
+    instances: torch.Tensor
+    parts: torch.Tensor
+    depth: torch.Tensor
+    scenes: list
+
+
+def scene(seed, index=0, kind=None, correlated=True):
+    """Scene number `index` of `seed`, and its caption. It does not depend on how many others are drawn."""
+    rng = np.random.default_rng((seed, index))
+    drawn = random_scene(rng, kind, correlated)
+    return drawn, caption(drawn, rng)
+
+
+def sample(n, seed, kind=None, size=64, correlated=True):
+    """Draw `n` pictures of `size` pixels with their truth: picture i of a seed is always the same. Returns a Batch.
+
+    kind: portrait, object, pair, landscape or hand; None: all, in their training proportions. correlated=False: glasses,
+    beards and grey hair are as common among the young as among the old.
+    """
+    pairs = [scene(seed, i, kind, correlated) for i in range(n)]
+    return draw([s for s, _ in pairs], [c for _, c in pairs], size)
+
+
+SPECIES = {"flower": "sunflower"}                                # what a held-out concept is drawn as, if not under its own name
+
+
+def held_out(name, n=5, seed=0, size=64):
+    """`n` pictures of one particular individual that no training picture shows, in different poses and places.
+
+    name: cat, dog, flower, chair, table, pot or moongate. Captions use the plain class word: "a cat in a garden".
+    """
+    if name not in HELD_OUT:
+        raise ValueError(f"held-out concept {name!r}: expected one of {', '.join(HELD_OUT)}")
+    params, paint = HELD_OUT[name]
+    rng = np.random.default_rng((seed, len(HELD_OUT)))
+    scenes = []
+    for _ in range(n):
+        s = random_scene(rng, "object")
+        pose = s.things[0]
+        pose.member, pose.params, pose.color, pose.paint = SPECIES.get(name, name), jitter(rng, params, .02), "none", Paint(**paint)
+        s.style, s.distortion = "photo", 0.0
+        scenes.append(s)
+    return draw(scenes, [f"a {name} {ground_words(s.background)}" for s in scenes], size)
+
+
+def draw(scenes, captions=None, size=64):
+    """Render a list of scenes to a Batch."""
+    canvases = [render(s, size) for s in scenes]
+    stack = lambda name: torch.from_numpy(np.stack([getattr(c, name) for c in canvases]))
+    return Batch(stack("rgb").permute(0, 3, 1, 2).contiguous(), captions or [""] * len(scenes), attributes_of(scenes),
+                 stack("instance"), stack("part"), stack("depth")[:, None], scenes)
+
+
+def attributes_of(scenes):
+    """{name: (n,) tensor} of everything in CLASSES and NUMBERS, -1 or nan where a scene has no such thing."""
+    rows = [_truth(s) for s in scenes]
+    classes = {k: torch.tensor([names.index(str(r[k])) if str(r.get(k)) in names else -1 for r in rows]) for k, names in CLASSES.items()}
+    numbers = {k: torch.tensor([r.get(k, float("nan")) for r in rows], dtype=torch.float32) for k in NUMBERS}
+    return {**classes, **numbers}
+
+
+def _truth(s):
+    yes = lambda flag: "yes" if flag else "no"
+    row = {"kind": s.kind, "style": s.style, "distorted": yes(s.distortion)}
+    if s.kind != "landscape":
+        row["background"] = s.background
+    if s.portrait is not None:
+        p = s.portrait
+        row |= {"age": p.age, "smile": p.smile, "eye_size": p.eye_size, "brow_slant": p.brow_slant, "hair": p.hair,
+                "hair_length": p.hair_length, "skin": p.skin, "glasses": yes(p.glasses), "beard": yes(p.beard)}
+    for suffix, thing in zip(("", "2"), s.things):
+        row |= {f"member{suffix}": thing.member, f"color{suffix}": thing.color}
+    if s.kind == "object":
+        row |= {"pattern": s.things[0].paint.pattern, "size": s.things[0].scale}
+    if s.kind == "landscape":
+        row |= {"place": s.place, "weather": s.weather}
+    if s.kind == "hand":
+        row |= {"fingers": s.fingers}
+    return row

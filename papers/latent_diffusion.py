@@ -1,0 +1,318 @@
+"""Latent Diffusion. Rombach, Blattmann, Lorenz, Esser, Ommer, CVPR 2022, arXiv:2112.10752v2.
+
+First an autoencoder learns a small grid of latents for each picture; then a UNet learns to denoise latents, told by
+cross-attention what the caption says. Stable Diffusion is this paper, larger.
+
+    paper         code               meaning                                          shape
+    ------------  -----------------  -----------------------------------------------  --------------------
+    x             image              picture, in [-1, 1]                              (B, 3, 64, 64)
+    E, D          vae.encode/decode  encoder and decoder                              f = 4
+    z             z                  latent, scaled to unit variance                  (B, 8, 16, 16)
+    z_t           z_t                noisy latent                                     (B, 8, 16, 16)
+    y             captions           what the picture shows                           B strings
+    tau_theta     text_encoder       transformer over the caption's tokens            (B, L, D)
+    eps_theta     unet               noise predictor                                  (B, 8, 16, 16)
+
+Differs from the paper
+  * Autoencoder: pixel and gradient losses in place of the perceptual and adversarial ones (no pretrained VGG here, and a
+    cartoon has little texture to invent); a weak KL penalty, as in the paper's KL-regularised variant.
+  * UNet: Min-SNR-5 weights (Hang et al. 2023) on the loss of Eq. (3); with weight 1 the loss is Eq. (3) itself (--gamma 0).
+  * tau_theta starts from scratch and is trained together with eps_theta, as Eq. (3) says. Stable Diffusion freezes CLIP instead.
+  * One caption in ten is dropped (Ho & Salimans 2022), so that guidance works.
+
+Run     python papers/latent_diffusion.py                       a grid of samples from the shipped weights, and its scores
+        python papers/latent_diffusion.py train autoencoder     trains E and D         (recipe and time: weights/README.md)
+        python papers/latent_diffusion.py train unet            trains eps_theta and tau_theta on the trained autoencoder
+        python papers/latent_diffusion.py eval                  the table in weights/README.md
+        torchrun --nproc_per_node 8 papers/latent_diffusion.py train unet      the same on several GPUs
+"""
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import minidiff
+from minidiff import devices, images, toybox
+from minidiff.checkpoints import save_folder, write_atomically, write_json
+from minidiff.clip import CLIPText
+from minidiff.schedule import Schedule
+from minidiff.tokenizer import Tokenizer
+from minidiff.toybox.captions import caption, ground_words
+from minidiff.toybox.store import prepare
+from minidiff.toybox.world import CLASSES
+from minidiff.training import Run, count
+from minidiff.unet import UNet, zero_residuals
+from minidiff.vae import VAE
+
+VAE_CONFIG = dict(block_out_channels=(48, 96), latent_channels=8, layers_per_block=1, norm_num_groups=3, patch_size=2)
+UNET_CONFIG = dict(in_channels=8, out_channels=8, block_out_channels=(80, 160), layers_per_block=1, attention_head_dim=4,
+                   cross_attention_dim=128, norm_num_groups=5,
+                   down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"))
+TEXT_CONFIG = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4, max_position_embeddings=32)
+
+
+# ------------------------------------------------------------------------------------------------ Sec. 3.1: the autoencoder
+
+def kl_loss(mean, logvar):
+    """KL(N(mean, exp(logvar)) || N(0, 1)) per latent number. Source: Sec. 3.1, "KL-reg."."""
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+
+
+def reconstruction_loss(x_hat, x):
+    """How far a reconstruction is from its picture: pixels, and differences of neighbouring pixels (edges, thin lines)."""
+    d = x_hat - x
+    edges = (d[..., 1:] - d[..., :-1]).abs().mean() + (d[..., 1:, :] - d[..., :-1, :]).abs().mean()
+    return d.abs().mean() + 0.5 * d.square().mean() + 0.5 * edges
+
+
+def train_autoencoder(store, args):
+    """Trains E and D; saves them, with the scaling factor that gives latents unit variance, to args.out/vae."""
+    torch.manual_seed(args.seed)
+    vae = VAE(**VAE_CONFIG).to(args.device, memory_format=torch.channels_last)
+    run = Run(args.out / "vae", {"vae": vae}, lr=args.lr, steps=args.steps, minutes=args.minutes, batch=args.batch or 32,
+              ema=0.998, seed=args.seed, fresh=args.fresh, name="autoencoder")
+    for step, generator in run:
+        x = store.images(torch.randint(len(store), (run.batch,), generator=generator, device=run.device).cpu())
+        x = x.to(run.device, memory_format=torch.channels_last)
+        with devices.autocast(run.device):
+            mean, logvar = vae.encode(x)
+            z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator, device=run.device)
+            x_hat = vae.decode(z.contiguous(memory_format=torch.channels_last)).float()
+        l_rec, l_kl = reconstruction_loss(x_hat, x), kl_loss(mean.float(), logvar.float())
+        run.update(l_rec + args.kl * l_kl, kl=l_kl)                                                         # Sec. 3.1
+    vae = run.averaged("vae").eval()
+    z = encode_all(vae, store, args, n=2000)
+    vae.config["scaling_factor"] = 1 / float(z.float().std())                                             # Sec. D.1 / G
+    save_folder(vae, vae.config, args.out / "vae")
+
+
+@torch.no_grad()
+def encode_all(vae, store, args, n=None):
+    """Latent means of the first n pictures (all if None), unscaled, float16 (n, 8, 16, 16)."""
+    out = []
+    for start in range(0, n or len(store), 256):
+        x = store.images(torch.arange(start, min(start + 256, n or len(store)))).to(args.device, memory_format=torch.channels_last)
+        with devices.autocast(args.device):
+            out.append(vae.encode(x)[0].half().cpu())
+    return torch.cat(out)
+
+
+# ------------------------------------------------------------------------------------------------ Sec. 3.3: conditional diffusion
+
+def ldm_loss(eps_hat, eps, weight):
+    """|| eps - eps_theta(z_t, t, tau_theta(y)) ||^2, one number per picture averaged with its weight. Source: Eq. (3)."""
+    return (weight * (eps_hat - eps).square().mean(dim=(1, 2, 3))).mean()                                 # Eq. (3)
+
+
+def min_snr_weight(alpha_bar, gamma):
+    """min(SNR, gamma) / SNR: less weight on nearly clean latents, whose noise is hard to see and matters little.
+
+    Source: Hang et al. 2023, arXiv:2303.09556, Eq. (6) for noise prediction. gamma 0 gives weight 1.
+    """
+    snr = alpha_bar / (1 - alpha_bar)
+    return (snr.clamp(max=gamma) / snr) if gamma else torch.ones_like(snr)
+
+
+def train_unet(store, args):
+    """Trains eps_theta and tau_theta on cached latents; saves unet, text_encoder, tokenizer and scheduler to args.out."""
+    torch.manual_seed(args.seed)
+    latents, scale = cached_latents(store, args)
+    tokenizer, ids, empty = tokenized(store, args)
+    schedule = Schedule(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False)
+    text_encoder = CLIPText.from_config(dict(TEXT_CONFIG, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos)).to(args.device)
+    text_encoder.init_weights()
+    unet = UNet(**UNET_CONFIG).to(args.device, memory_format=torch.channels_last)
+    zero_residuals(unet)
+    run = Run(args.out / "unet", {"unet": unet, "text_encoder": text_encoder}, lr=args.lr, steps=args.steps,
+              minutes=args.minutes, batch=args.batch or 128, ema=0.9995, seed=args.seed, fresh=args.fresh,
+              name=f"unet {count(unet):.1f}M + text {count(text_encoder):.1f}M")
+    alpha_bar = schedule.alpha_bar.to(run.device)
+    for step, generator in run:
+        draw = lambda high, *shape: torch.randint(high, shape, generator=generator, device=run.device)
+        index = draw(len(store), run.batch)
+        z = latents(index.cpu()).to(run.device, memory_format=torch.channels_last) * scale                                                  # (B, 8, 16, 16)
+        y = ids[index, draw(ids.shape[1], run.batch)]                                                     # (B, L): one of its wordings
+        y = torch.where((torch.rand(run.batch, 1, generator=generator, device=run.device) < args.drop), empty, y)
+        t = draw(len(alpha_bar), run.batch)
+        eps = torch.randn(z.shape, generator=generator, device=run.device)
+        z_t = schedule.add_noise(z, eps, t)
+        with devices.autocast(run.device):
+            eps_hat = unet(z_t, t, text_encoder(y)[0]).float()
+        run.update(ldm_loss(eps_hat, eps, min_snr_weight(alpha_bar[t], args.gamma)))                      # Eq. (3)
+    if run.rank == 0:
+        export(run, tokenizer, schedule, args.out)
+
+
+def cached_latents(store, args):
+    """Latents of every picture, computed once and mapped into memory: (function of an index (B,), scaling factor)."""
+    vae = VAE.from_pretrained(args.out / "vae", args.device, torch.float32).to(memory_format=torch.channels_last)
+    path = store.folder / "latents.npy"
+    if not path.is_file():
+        z = encode_all(vae, store, args).numpy()
+        write_atomically(path, lambda p: np.save(open(p, "wb"), z))
+    z = np.load(path, mmap_mode="r")
+    return (lambda index: torch.from_numpy(z[index.numpy()]).float()), vae.config["scaling_factor"]
+
+
+def tokenized(store, args):
+    """The tokenizer, the ids of every caption (n, wordings, L), and those of the empty caption (1, L)."""
+    tokenizer = Tokenizer.train([c for words in store.captions for c in words], length=TEXT_CONFIG["max_position_embeddings"])
+    ids = torch.stack([tokenizer(words) for words in store.captions]).to(args.device)
+    return tokenizer, ids, tokenizer([""]).to(args.device)
+
+
+def export(run, tokenizer, schedule, out):
+    """The averaged weights in the layout of Stable Diffusion, so that minidiff.load(out) finds a whole model."""
+    save_folder(run.averaged("unet"), {**run.modules["unet"].config, "sample_size": 16}, out / "unet")
+    save_folder(run.averaged("text_encoder"), run.modules["text_encoder"].config, out / "text_encoder", "model.safetensors")
+    tokenizer.save(out / "tokenizer")
+    schedule.save_pretrained(out / "scheduler")
+    write_json(out / "model_index.json", {
+        "_class_name": "StableDiffusionPipeline", "tokenizer": ["transformers", "CLIPTokenizer"], "text_encoder": ["transformers", "CLIPTextModel"],
+        "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"], "scheduler": ["diffusers", "DDIMScheduler"]})
+
+
+# ------------------------------------------------------------------------------------------------ measuring
+
+@torch.no_grad()
+def score_autoencoder(pipe, n, seed):
+    """Of fresh renders: PSNR of their reconstructions, and how often the meter reads the same class off both."""
+    x = toybox.sample(n, seed).images
+    x_hat = torch.cat([pipe.decode(pipe.encode(part)) for part in x.split(64)]).cpu()
+    psnr = -10 * (x_hat - x).square().mean(dim=(1, 2, 3)).log10()
+    a, b, truth = toybox.measure(x), toybox.measure(x_hat), toybox.sample(n, seed).attributes
+    same = [(a[k] == b[k])[truth[k] >= 0].double() for k in CLASSES]
+    return {"psnr": float(psnr.mean()), "meter_agrees": float(torch.cat(same).mean())}, torch.stack([x[:8], x_hat[:8]])
+
+
+def fresh_captions(n, seed, kind=None):
+    """n scenes and captions that say everything the scene has a word for."""
+    scenes = [toybox.scene(seed, i, kind)[0] for i in range(n)]
+    for s in scenes:
+        s.style, s.distortion = "photo", 0.0
+    return scenes, [caption(s, np.random.default_rng((seed, i)), keep=.8) for i, s in enumerate(scenes)]
+
+
+def score_samples(pipe, n, seed, args):
+    """What the meter sees in pictures of n fresh captions: the share that shows what the caption says. Flat dict, pictures."""
+    scenes, captions = fresh_captions(n, seed)
+    pictures = torch.cat([pipe(captions[i:i + 50], steps=args.sampling, guidance=args.guidance, seed=seed * 1000 + i).cpu() for i in range(0, n, 50)])
+    read, truth = toybox.measure(pictures), toybox.attributes_of(scenes)
+    said = lambda words: torch.tensor([any(w in f" {c.replace(',', ' ')} " for w in words) for c in captions])
+    kind = lambda name: truth["kind"] == CLASSES["kind"].index(name)
+    right = lambda k: read[k] == truth[k]
+    young, old = said([" young "]), said([" old "])
+    of = lambda hit, where: float(hit[where].double().mean()) if where.any() else float("nan")
+    member_said = torch.tensor([bool(s.things) and f" {s.things[0].member}" in c for s, c in zip(scenes, captions)])
+    color_said = torch.tensor([bool(s.things) and f" {s.things[0].color} {s.things[0].member}" in c for s, c in zip(scenes, captions)])
+    hair_said = said([f" {h} hair " for h in CLASSES["hair"]])
+    ground_said = torch.tensor([s.kind != "landscape" and c.endswith(ground_words(s.background)) for s, c in zip(scenes, captions)])
+    one, two = kind("object"), kind("pair")
+    return {
+        "portrait is a face": of(right("kind"), kind("portrait")),
+        "age word": of(torch.where(young, read["age"] < .5, read["age"] > .5), kind("portrait") & (young | old)),
+        "glasses": of(right("glasses"), kind("portrait") & said([" glasses "])),
+        "beard": of(right("beard"), kind("portrait") & said([" beard "])),
+        "hair colour": of(right("hair"), kind("portrait") & hair_said),
+        "smile word": of(torch.where(said([" smiling "]), read["smile"] > .2, read["smile"] < -.1), kind("portrait") & said([" smiling ", " sad "])),
+        "object: member": of(right("member"), one & member_said), "object: colour": of(right("color"), one & color_said),
+        "object: pattern": of(right("pattern"), one & said([" striped ", " dotted ", " checked "])),
+        "background": of(right("background"), ground_said & ~two),
+        "pair: both members": of(right("member") & right("member2"), two & member_said),
+        "weather": of(right("weather"), kind("landscape")), "fingers": of(right("fingers"), kind("hand") & said([" fingers "])),
+    }, pictures, captions
+
+
+PROMPTS = ["a young person with long red hair", "a very old person with glasses and a beard", "a sad person with dark skin", "a photo of a smiling person",
+           "a red cat", "a striped blue dog in a garden", "a large yellow guitar", "a dotted green vase in a room", "a white rabbit in the snow",
+           "a brown chair next to a yellow lamp", "mountains on a sunny day", "a city in the rain", "a boat on the sea in heavy snow", "a hand with five fingers",
+           "a watercolor of a purple parrot", "a sketch of a house"]
+
+
+def demonstrate(args):
+    """Samples a grid from the trained model and scores a few fresh captions."""
+    began = time.monotonic()
+    pipe = minidiff.load(args.model, args.device)
+    grid = torch.stack([pipe(PROMPTS, steps=args.sampling, guidance=args.guidance, seed=args.seed + i).cpu() for i in range(2)])
+    images.save(args.out / "figure.png", images.grid(grid.flatten(0, 1), columns=8, scale=2))
+    scores, _, _ = score_samples(pipe, 50, args.seed + 77, args)
+    write_json(args.out / "metrics.json", {**{k: v for k, v in scores.items() if v == v}, "seconds": time.monotonic() - began,
+                                           "device": str(pipe.device), "steps": args.sampling})
+    print("\n".join(f"{k:22s} {v:.2f}" for k, v in scores.items() if v == v))
+    print(f"written to {args.out}: figure.png, metrics.json")
+
+
+def evaluate(args):
+    """The table of weights/README.md: fresh captions and renders, mean and spread over sampling seeds."""
+    pipe = minidiff.load(args.model, args.device)
+    runs = []
+    for seed in range(args.seed, args.seed + args.repeats):
+        auto, pairs = score_autoencoder(pipe, args.pictures, 9000 + seed)
+        scores, pictures, captions = score_samples(pipe, args.pictures, 500 + seed, args)
+        runs.append(scores | {f"autoencoder: {k}": v for k, v in auto.items()})
+        images.save(args.out / f"reconstructions_{seed}.png", images.grid(pairs.flatten(0, 1), columns=8, scale=2))
+        images.save(args.out / f"samples_{seed}.png", images.grid(pictures[:64], columns=8, scale=2))
+    table = ["| what | mean | spread |", "|---|---|---|"]
+    for k in runs[0]:
+        v = torch.tensor([r[k] for r in runs], dtype=torch.float64)
+        table.append(f"| {k} | {v.nanmean():.3f} | {v[~v.isnan()].std() if len(v) > 1 else 0:.3f} |")
+    write_json(args.out / "table.json", runs)
+    write_atomically(args.out / "table.md", lambda p: p.write_text("\n".join(table) + "\n", encoding="utf-8"))
+    print("\n".join(table))
+
+
+# ------------------------------------------------------------------------------------------------ command line
+
+STAGES = {"autoencoder": train_autoencoder, "unet": train_unet}
+
+
+def arguments(argv=None):
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--device", default=None, help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    shared.add_argument("--seed", type=int, default=1, help="of pictures, captions and all randomness")
+    use = argparse.ArgumentParser(add_help=False, parents=[shared])
+    use.add_argument("--model", default="toybox", help="toybox, or a folder that `train` has written")
+    use.add_argument("--out", type=Path, default=Path("outputs/latent_diffusion"), help="where results go")
+    use.add_argument("--sampling", type=int, default=50, help="DDIM steps of a picture")
+    use.add_argument("--guidance", type=float, default=5.0, help="classifier-free guidance")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[use])
+    verbs = parser.add_subparsers(dest="verb")
+    how = dict(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    train = verbs.add_parser("train", help="train one stage", parents=[shared], **how)
+    train.add_argument("stage", choices=STAGES, help="autoencoder first, then unet")
+    train.add_argument("--out", type=Path, default=Path("outputs/toybox"), help="where weights and checkpoints go")
+    train.add_argument("--minutes", type=float, default=None, help="stop after this long (whichever of minutes and steps comes first)")
+    train.add_argument("--steps", type=int, default=None, help="stop after this many optimiser steps")
+    train.add_argument("--batch", type=int, default=None, help="pictures per step and process (autoencoder 32, unet 128)")
+    train.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
+    train.add_argument("--kl", type=float, default=1e-4, help="weight of the KL term, on means")
+    train.add_argument("--gamma", type=float, default=5.0, help="Min-SNR gamma; 0: the paper's unweighted Eq. (3)")
+    train.add_argument("--drop", type=float, default=0.1, help="share of captions dropped")
+    train.add_argument("--pictures", type=int, default=100_000, help="pictures drawn ahead")
+    train.add_argument("--fresh", action="store_true", help="start again although there is a checkpoint")
+    table = verbs.add_parser("eval", help="the table of weights/README.md", parents=[use], **how)
+    table.add_argument("--pictures", type=int, default=300, help="fresh captions, and fresh renders, per seed")
+    table.add_argument("--repeats", type=int, default=3, help="sampling seeds")
+    return parser, parser.parse_args(argv)
+
+
+def train(args):
+    if args.steps is None and args.minutes is None:
+        args.minutes = 60.0
+    args.device = devices.pick(args.device)
+    STAGES[args.stage](prepare(args.out / "store", args.pictures, args.seed), args)
+
+
+def main(argv=None):
+    parser, args = arguments(argv)
+    try:
+        {None: demonstrate, "train": train, "eval": evaluate}[args.verb](args)
+    except (ValueError, FloatingPointError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,322 @@
+"""minidiff.pipeline, the package's front door and `python -m minidiff`."""
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+import minidiff
+from minidiff import images, lora
+from minidiff.__main__ import main
+from minidiff.checkpoints import CheckpointError, read_config, save_folder, write_json
+from minidiff.clip import CLIPText
+from minidiff import devices
+from minidiff.pipeline import TextToImage, load
+from minidiff.samplers import ddim_invert, noise, sample
+from minidiff.schedule import Schedule
+from minidiff.tokenizer import Tokenizer
+from minidiff.unet import UNet
+from minidiff.vae import VAE
+
+torch.set_num_threads(1)          # tiny models: waking a second thread costs more than it brings
+GOLDEN = Path(__file__).parent / "golden" / "pipeline-sd1"
+INDEX = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.42.1", "safety_checker": [None, None],
+         "tokenizer": ["transformers", "CLIPTokenizer"], "text_encoder": ["transformers", "CLIPTextModel"],
+         "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
+         "scheduler": ["diffusers", "DDIMScheduler"]}
+UNET = {"in_channels": 4, "out_channels": 4, "block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4,
+        "attention_head_dim": 2, "cross_attention_dim": 16, "sample_size": 8,
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"]}
+OTHER = {"cross_attention_dim": 24}
+VAE_CONFIG = {"block_out_channels": [8, 8], "layers_per_block": 1, "norm_num_groups": 4, "latent_channels": 4,
+              "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny model with random weights, in diffusers' layout."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("tiny")
+    tokenizer = Tokenizer.train(["a red cat", "a blue chair"], length=8)
+    tokenizer.save(folder / "tokenizer")
+    text = {"vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "max_position_embeddings": 8, "projection_dim": 16, "eos_token_id": tokenizer.eos,
+            "bos_token_id": tokenizer.bos, "hidden_act": "quick_gelu", "architectures": ["CLIPTextModel"]}
+    save_folder(CLIPText(text).init_weights(), text, folder / "text_encoder", "model.safetensors", torch.float32)
+    save_folder(UNet.from_config(UNET), UNET, folder / "unet", dtype=torch.float32)
+    save_folder(VAE.from_config(VAE_CONFIG), VAE_CONFIG, folder / "vae", dtype=torch.float32)
+    Schedule().save_pretrained(folder / "scheduler")
+    write_json(folder / "model_index.json", INDEX)
+    return folder
+
+
+@pytest.fixture
+def pipe(folder):
+    return load(folder, device="cpu")
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    """The tiny model again, to be damaged."""
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+def test_the_loop_gives_the_pictures_of_the_peers():
+    config, case = (json.loads((GOLDEN / name).read_text()) for name in ("config.json", "case.json"))
+    inputs, outputs = (load_file(GOLDEN / f"{name}.safetensors") for name in ("inputs", "outputs"))
+    unet, vae = UNet.from_config(config["unet"]), VAE.from_config(config["vae"])
+    for part, module in (("unet", unet), ("vae", vae)):
+        module.load_state_dict(load_file(GOLDEN / f"weights.{part}.safetensors"))
+    text = SimpleNamespace(config={"hidden_size": 16})
+    pipe = TextToImage(None, text, unet, vae, Schedule.from_config(config["scheduler"]), config["unet"]["sample_size"])
+    steps, guidance = inputs["num_inference_steps"].item(), inputs["guidance_scale"].item()
+    with torch.no_grad():
+        predict = pipe.predictor(inputs["prompt_embeds"], inputs["negative_prompt_embeds"], guidance)
+        z = sample(predict, pipe.schedule, inputs["latents"], steps)
+        assert torch.equal(pipe.schedule.timesteps(steps), outputs["timesteps"])
+        assert_close(z, outputs["final_latents"], atol=case["atol"]["final_latents"], rtol=0)
+        assert_close(pipe.decode(z), outputs["images"], atol=case["atol"]["images"], rtol=0)
+
+
+def test_pictures_are_in_0_1_and_ordered_prompt_by_prompt(pipe):
+    out = pipe(["a red cat", "a blue chair"], n=2, steps=3, seed=5)
+    assert out.shape == (4, 3, 16, 16) and out.dtype == torch.float32
+    assert 0 <= out.min() and out.max() <= 1 and out.std() > 0.01
+    assert_close(out[:2], pipe("a red cat", n=2, steps=3, seed=5), atol=1e-5, rtol=0)
+    assert_close(out[2:], pipe("a blue chair", n=2, steps=3, seed=5), atol=1e-5, rtol=0)
+    assert (out[0] - out[2]).abs().max() > 1e-4             # the prompt matters
+
+
+@pytest.mark.parametrize("method, eta", [("ddim", 0.0), ("ddim", 1.0), ("ddpm", 0.0)])
+def test_same_seed_same_picture_at_every_batch_size(pipe, method, eta):
+    batch = pipe("a red cat", n=3, steps=3, seed=7, method=method, eta=eta)
+    for i in range(3):
+        assert_close(batch[i:i + 1], pipe("a red cat", steps=3, seed=7 + i, method=method, eta=eta), atol=1e-5, rtol=0)
+    assert (batch[0] - batch[1]).abs().max() > 0.01
+
+
+def test_guidance_in_one_batch_equals_two_calls(pipe):
+    context, uncond = pipe.encode_prompts(["a red cat", "a blue chair"]), pipe.encode_prompts([""])
+    x, t = noise((2, 4, 8, 8), 0), 500
+    e_cond, e_uncond = pipe.unet(x, t, context), pipe.unet(x, t, uncond.expand_as(context))
+    assert_close(pipe.predictor(context, uncond, 5.0)(x, t), e_uncond + 5 * (e_cond - e_uncond), atol=1e-4, rtol=0)
+    predict = pipe.predictor(context, uncond, 5.0)
+    assert_close(predict(x, torch.tensor([500, 500])), predict(x, t))
+
+
+@pytest.mark.parametrize("guidance, batch", [(1.0, 2), (5.0, 4), (0.0, 4)])
+def test_guidance_1_runs_one_half_only(pipe, guidance, batch):
+    seen = []
+    pipe.unet.register_forward_hook(lambda unet, args, out: seen.append(len(out)))
+    pipe("a red cat", n=2, steps=2, guidance=guidance)
+    assert seen == [batch, batch]
+
+
+def test_the_text_is_encoded_once_and_its_keys_and_values_too(pipe):
+    calls = {"text": 0, "to_k": 0}
+
+    def count(name):
+        return lambda *_: calls.update({name: calls[name] + 1})
+
+    pipe.text_encoder.register_forward_hook(count("text"))
+    next(iter(pipe.unet.cross_attentions().values())).to_k.register_forward_hook(count("to_k"))
+    pipe(["a red cat", "a blue chair"], n=2, steps=4)
+    assert calls == {"text": 1, "to_k": 1}
+
+
+def test_a_negative_prompt_changes_the_picture_only_under_guidance(pipe):
+    def run(guidance, negative):
+        return pipe("a red cat", steps=2, guidance=guidance, negative=negative)
+
+    assert not torch.equal(run(5.0, "a blue chair"), run(5.0, ""))
+    assert torch.equal(run(1.0, "a blue chair"), run(1.0, ""))
+
+
+def test_encoding_undoes_decoding_up_to_the_factor(pipe):
+    pictures = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    mean, logvar = pipe.vae.encode(2 * pictures - 1)
+    assert_close(pipe.encode(pictures), mean * 0.18215)
+    draws = pipe.encode(pictures[:1].expand(400, -1, -1, -1), generator=0) / 0.18215
+    std = (logvar[0] / 2).exp()
+    assert ((draws.mean(0) - mean[0]) / std).abs().max() < 5 / 20           # 5 standard errors of 400 draws
+    assert_close(draws.std(0) / std, torch.ones_like(std), atol=0.2, rtol=0)
+    z = noise((1, 4, 8, 8), 0)
+    assert_close(pipe.decode(z), ((pipe.vae.decode(z / 0.18215) + 1) / 2).clamp(0, 1))
+
+
+def test_inversion_then_sampling_returns_the_latents_of_a_picture(pipe):
+    predict = pipe.predictor(pipe.encode_prompts(["a red cat"]))
+    x_0 = noise((1, 4, 8, 8), 3)
+    x_T = ddim_invert(predict, pipe.schedule, x_0, 20, iterations=5)
+    assert (sample(predict, pipe.schedule, x_T, 20) - x_0).norm() < 0.01 * x_0.norm()
+
+
+def test_a_batch_of_slider_positions_equals_separate_runs(pipe):
+    slider = lora.attach(pipe.unet, where="full", generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for p in slider.parameters():
+            p.add_(0.1)
+    scales = [-1.0, 0.0, 2.0]
+    with slider.at(torch.tensor(scales)):
+        context, uncond = pipe.encode_prompts(["a red cat"] * 3), pipe.encode_prompts([""])
+        x_T = noise((3, 4, 8, 8), [4, 4, 4])
+        together = sample(pipe.predictor(context, uncond, 3.0), pipe.schedule, x_T, 4)
+    for i, scale in enumerate(scales):
+        with slider.at(scale):
+            alone = sample(pipe.predictor(context[:1], uncond, 3.0), pipe.schedule, x_T[:1], 4)
+        assert_close(together[i:i + 1], alone, atol=1e-3, rtol=1e-3)
+    assert (together[0] - together[2]).abs().max() > 0.01
+
+
+def test_half_precision_weights_make_nearly_the_same_pictures(folder, pipe):
+    half = load(folder, device="cpu", dtype=torch.bfloat16)
+    assert half.dtype == torch.bfloat16
+    assert (half("a red cat", steps=2) - pipe("a red cat", steps=2)).abs().mean() < 0.1
+
+
+def test_what_is_loaded_is_frozen(pipe):
+    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+        assert not part.training and not any(p.requires_grad for p in part.parameters())
+
+
+def test_the_callback_sees_latents_and_progress_counts(pipe, capsys):
+    seen = []
+    pipe("a red cat", steps=3, callback=lambda i, t, x: seen.append((i, t, x.shape)), progress=True)
+    assert [i for i, t, shape in seen] == [0, 1, 2] and seen[0][2] == (1, 4, 8, 8)
+    assert capsys.readouterr().err.endswith("step 3 of 3\n")
+
+
+@pytest.mark.parametrize("call", [dict(prompts=[]), dict(prompts="a", n=0), dict(prompts="a", steps=0),
+                                  dict(prompts="a", steps=5000), dict(prompts="a", method="euler")])
+def test_impossible_requests_are_refused(pipe, call):
+    with pytest.raises(ValueError, match="expected"):
+        pipe(**call)
+
+
+def test_latents_that_are_not_finite_are_reported(pipe):
+    pipe.unet.conv_out.bias.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="not finite after 2 steps"):
+        pipe("a red cat", steps=2)
+
+
+def edit(path, **changes):
+    write_json(path, {**read_config(path.parent, path.name), **changes})
+
+
+def drop(path, key):
+    write_json(path, {k: v for k, v in read_config(path.parent, path.name).items() if k != key})
+
+
+@pytest.mark.parametrize("damage, message", [
+    (lambda d: (d / "model_index.json").unlink(), "no model_index.json"),
+    (lambda d: drop(d / "model_index.json", "vae"), "StableDiffusionPipeline without vae"),
+    (lambda d: edit(d / "model_index.json", _class_name="StableDiffusionXLPipeline", text_encoder_2=["t", "C"]),
+     "StableDiffusionXLPipeline with two text encoders"),
+    (lambda d: shutil.rmtree(d / "unet"), "config.json"),
+    (lambda d: (d / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"x" * 99), "not a readable safetensors"),
+    (lambda d: edit(d / "vae" / "config.json", latent_channels=8), "does not fit VAE"),
+    (lambda d: drop(d / "unet" / "config.json", "sample_size"), "sample_size of the UNet is None"),
+    (lambda d: shutil.rmtree(d / "scheduler"), "scheduler_config.json"),
+    (lambda d: save_folder(UNet.from_config(UNET | OTHER), UNET | OTHER, d / "unet"), "width of the text is 24 for the UNet, 16"),
+])
+def test_a_damaged_model_is_a_checkpoint_error_that_says_what_is_wrong(copy, damage, message):
+    damage(copy)
+    with pytest.raises(CheckpointError, match=message):
+        load(copy)
+
+
+def test_a_path_that_is_no_folder_is_a_checkpoint_error(tmp_path):
+    with pytest.raises(CheckpointError, match="no folder .*none"):
+        load(tmp_path / "none")
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(CheckpointError, match="expected a folder in diffusers' layout"):
+        load(tmp_path / "model.safetensors")
+
+
+def test_the_shipped_model_is_looked_for_inside_and_beside_the_package(folder, tmp_path, monkeypatch):
+    package = tmp_path / "site" / "minidiff"
+    monkeypatch.setattr("minidiff.pipeline.__file__", str(package / "pipeline.py"))
+    with pytest.raises(CheckpointError, match="minidiff/weights/toybox and no folder .*site/weights/toybox"):
+        load()
+    for place in (tmp_path / "site" / "weights", package / "weights"):
+        shutil.copytree(folder, place / "toybox")
+        assert load(device="cpu").sample_size == 8
+        shutil.rmtree(place)
+
+
+def test_the_device_is_a_gpu_if_there_is_one():
+    assert devices.pick().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert devices.pick("cpu") == torch.device("cpu")
+    with pytest.raises(ValueError, match="not one that torch knows"):
+        devices.pick("toaster")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="no GPU"):
+            devices.pick("cuda")
+
+
+# The package and the command line
+
+
+def test_every_public_name_is_there():
+    for name in minidiff.HOMES:
+        assert getattr(minidiff, name).__module__ == f"minidiff.{minidiff.HOMES[name]}"
+    for name in minidiff.MODULES:
+        assert getattr(minidiff, name).__name__ == f"minidiff.{name}"
+    assert set(minidiff.__all__) <= set(dir(minidiff))
+    with pytest.raises(AttributeError, match="no attribute 'Transformer'"):
+        minidiff.Transformer
+
+
+def test_importing_minidiff_imports_nothing_else():
+    code = "import sys, minidiff; print([m for m in ('torch', 'PIL', 'einops') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_the_command_writes_a_picture_and_says_where(folder, tmp_path, capsys, n):
+    out = tmp_path / "deep" / "cat.png"
+    where = ["--model", str(folder), "--out", str(out), "--device", "cpu"]
+    assert main(["a red cat", "--n", str(n), "--steps", "2", *where]) == 0
+    assert str(out) in capsys.readouterr().out
+    if n == 1:
+        assert_close(images.load(out), load(folder, "cpu")("a red cat", steps=2)[0], atol=0.5 / 255 + 1e-6, rtol=0)
+    assert min(images.load(out).shape[1:]) >= 16 * (1 if n == 1 else 2)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--model", "/no/such/model"], "no model '/no/such/model'"),
+    (["--steps", "0"], "0 sampling steps"), (["--n", "0"], "0 pictures"),
+    (["--out", "x.docx"], "docx"), (["--out", "/proc/nothing/x.png"], ""), (["--device", "toaster"], "toaster"),
+    (["--guidance", "nan"], "not finite"), (["--seed", "-1"], "seeds"),
+])
+def test_bad_input_is_one_sentence_on_stderr_and_status_2(folder, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["a red cat", "--model", str(folder), "--device", "cpu", "--steps", "1", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("minidiff: ") and error.count("\n") == 1
+    assert re.search(message, error)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_option_is_status_2_too():
+    with pytest.raises(SystemExit) as stop:
+        main(["a cat", "--nonsense"])
+    assert stop.value.code == 2
+
+
+def test_the_command_runs_as_a_module_from_anywhere(folder, tmp_path):
+    options = ["--steps", "1", "--model", str(folder), "--device", "cpu"]
+    out = subprocess.run([sys.executable, "-m", "minidiff", "a red cat", *options],
+                         capture_output=True, text=True, cwd=tmp_path,
+                         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"})
+    assert (out.returncode, out.stderr) == (0, "")
+    assert (tmp_path / "picture.png").is_file()

@@ -1,0 +1,266 @@
+"""Properties of minidiff.unet and minidiff.attention. Golden outputs: diffusers' UNet2DConditionModel, tolerances
+measured there (case.json)."""
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+
+from minidiff.attention import Attention, attend
+from minidiff.checkpoints import CheckpointError, load_strict, save_folder
+from minidiff.unet import UNet, sinusoid, zero_residuals
+
+GOLDEN = Path(__file__).parent / "golden" / "unet-sd1"
+TINY = dict(in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1, attention_head_dim=2,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=12, norm_num_groups=4)
+
+# sha256 of the sorted lines "key shape" of the published UNets (made from the manifests sd15.unet, sd21.unet).
+PUBLISHED = {
+    "sd15": (dict(), 859_520_964, "5159ace1d6e60acb2ff7b9ddd73044e92771c04623d5c12ebfaaf0067d0aabb7"),
+    "sd21": (dict(attention_head_dim=[5, 10, 20, 20], cross_attention_dim=1024, use_linear_projection=True),
+             865_910_724, "61d626becb5b11d894e2956c6a9b97e2ef40b8dedb66529bc101650e187b27f0"),
+}
+
+
+def tiny(**config):
+    torch.manual_seed(0)
+    return UNet(**{**TINY, **config}).eval()
+
+
+def batch(n=2, side=8, width=12):
+    g = torch.Generator().manual_seed(1)
+    return (torch.randn(n, 4, side, side, generator=g), torch.randint(0, 1000, (n,), generator=g),
+            torch.randn(n, 5, width, generator=g))
+
+
+@pytest.mark.parametrize("size", ["", "odd."])
+@torch.no_grad()
+def test_unet_gives_the_peers_output(size):
+    unet = UNet.from_config(json.loads((GOLDEN / "config.json").read_text())["unet"])
+    load_strict(unet, load_file(GOLDEN / "weights.unet.safetensors"), "golden")
+    inputs, want = load_file(GOLDEN / "inputs.safetensors"), load_file(GOLDEN / "outputs.safetensors")
+    atol = json.loads((GOLDEN / "case.json").read_text())["atol"]
+    got = unet(*(inputs[size + name] for name in ("sample", "timestep", "encoder_hidden_states")))
+    assert_close(got, want[size + "sample"], rtol=0, atol=atol[size + "sample"])
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_unets_have_these_keys_and_shapes(name):
+    config, parameters, digest = PUBLISHED[name]
+    with torch.device("meta"):
+        unet = UNet(**config)
+    lines = sorted(f"{key} {tuple(t.shape)}" for key, t in unet.state_dict().items())
+    assert sum(p.numel() for p in unet.parameters()) == parameters
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == digest
+
+
+@torch.no_grad()
+def test_linear_projections_are_the_convolutions_written_differently():
+    conv, linear = tiny(), tiny(use_linear_projection=True)
+    weights = conv.state_dict()
+    load_strict(linear, {k: t[:, :, 0, 0] if ".proj_" in k and t.ndim == 4 else t for k, t in weights.items()}, "conv")
+    assert_close(linear(*batch()), conv(*batch()))
+
+
+@torch.no_grad()
+def test_memory_format_changes_no_prediction():
+    unet, (x, t, context) = tiny(), batch()
+    want = unet(x, t, context)
+    assert_close(unet.to(memory_format=torch.channels_last)(x, t, context), want)
+
+
+@pytest.mark.parametrize("height, width", [(9, 5), (8, 7), (1, 1), (6, 10)])
+def test_any_size_comes_back_in_that_size(height, width):
+    x = torch.zeros(1, 4, height, width)
+    assert tiny()(x, 3, torch.zeros(1, 5, 12)).shape == x.shape
+
+
+def test_a_scalar_timestep_means_the_same_for_every_image():
+    unet, (x, _, context) = tiny(), batch()
+    want = unet(x, torch.tensor([7, 7]), context)
+    for t in (7, torch.tensor(7), torch.tensor([7])):
+        assert_close(unet(x, t, context), want, rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"t has shape \(3,\)"):
+        unet(x, torch.tensor([7, 7, 7]), context)
+
+
+def test_sinusoids_are_cosines_then_sines():
+    got = sinusoid(torch.tensor([0, 3]), 4)
+    angles = [3.0, 3.0 / 100]                     # 10000 ** (-0/2) and 10000 ** (-1/2)
+    want = [[1, 1, 0, 0], [*map(math.cos, angles), *map(math.sin, angles)]]
+    assert_close(got, torch.tensor(want, dtype=torch.float32))
+
+
+# Attention
+
+def test_attention_is_a_weighted_mean_of_the_values():
+    torch.manual_seed(0)
+    layer = Attention(6, heads=2, context_width=5).double()
+    x, context = torch.randn(1, 4, 6, dtype=torch.float64), torch.randn(1, 3, 5, dtype=torch.float64)
+    q, k, v = layer.to_q(x)[0], layer.to_k(context)[0], layer.to_v(context)[0]
+    out = torch.zeros(4, 6, dtype=torch.float64)
+    for pixel in range(4):
+        for head in (slice(0, 3), slice(3, 6)):
+            weights = torch.stack([(q[pixel, head] @ k[word, head] / 3 ** 0.5).exp() for word in range(3)])
+            out[pixel, head] = sum(w * v[word, head] for word, w in enumerate(weights / weights.sum()))
+    assert_close(layer(x, context), layer.to_out(out)[None])
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_training_and_sampling_attend_alike(dtype, tolerance):
+    q, k, v = torch.randn(3, 2, 2, 9, 4, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    with torch.no_grad():
+        want = attend(q, k, v)
+    assert_close(attend(q, k, v), want, rtol=tolerance, atol=tolerance)
+
+
+@torch.no_grad()
+def test_text_kv_gives_what_the_context_gives():
+    unet, (x, t, context) = tiny(), batch()
+    kv = unet.text_kv(context)
+    assert len(kv) == 2
+    assert_close(unet(x, t, kv), unet(x, t, context), rtol=0, atol=0)
+    rows = [1, 0, 1]
+    assert_close(unet(x[rows], t[rows], kv[rows]), unet(x[rows], t[rows], context[rows]), rtol=0, atol=0)
+    assert_close(unet(x[:1], 5, kv[:1]), unet(x[:1], 5, context[:1]), rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_text_kv_goes_through_whatever_is_attached_to_the_layers():
+    unet, (x, t, context) = tiny(), batch()
+    plain = unet(x, t, context)
+    for layer in unet.cross_attentions().values():
+        layer.to_v.register_forward_hook(lambda layer, inputs, out: out + 1)
+    assert (unet(x, t, context) - plain).abs().max() > 1e-3
+    assert_close(unet(x, t, unet.text_kv(context)), unet(x, t, context), rtol=0, atol=0)
+
+
+def test_text_kv_of_another_unet_is_refused():
+    x, t, context = batch()
+    with pytest.raises(ValueError, match="another UNet"):
+        tiny()(x, t, tiny().text_kv(context))
+
+
+@torch.no_grad()
+def test_control_sees_maps_whose_rows_sum_to_1_and_leaving_them_alone_changes_nothing():
+    unet, (x, t, context) = tiny(), batch()
+    plain, seen = unet(x, t, context), {}
+    for name, layer in unet.attentions().items():
+        layer.control = lambda maps, name=name: seen.setdefault(name, maps)
+    assert_close(unet(x, t, context), plain, rtol=0, atol=1e-5)
+    assert list(seen) == list(unet.attentions())                 # every layer, in the order they run in
+    for name, maps in seen.items():
+        keys = 5 if name in unet.cross_attentions() else maps.shape[2]
+        pixels = 16 if name.startswith("mid_block") else 64
+        assert maps.shape == (2, 2, pixels, keys)
+        assert_close(maps.sum(dim=-1), torch.ones(2, 2, pixels))
+
+
+@torch.no_grad()
+def test_control_decides_which_words_count():
+    unet, (x, t, context) = tiny(), batch()
+    for layer in unet.cross_attentions().values():
+        layer.control = lambda maps: torch.zeros_like(maps).index_fill(-1, torch.tensor([0]), 1.0)
+    other = torch.cat([context[:, :1], torch.randn(2, 4, 12)], dim=1)
+    assert_close(unet(x, t, other), unet(x, t, context))         # all weight on the first word: the rest is not read
+
+
+def test_gradients_flow_through_control():
+    unet, (x, t, context) = tiny(), batch()
+    layer = unet.mid_block.attentions[0].transformer_blocks[0].attn2
+    strength = torch.ones(5, requires_grad=True)
+    layer.control = lambda maps: maps * strength
+    unet(x, t, context).square().mean().backward()
+    assert (strength.grad.abs() > 0).all() and layer.to_k.weight.grad.abs().sum() > 0
+
+
+def test_every_parameter_takes_part():
+    unet, (x, t, context) = tiny(), batch()
+    unet(x, t, context).square().mean().backward()
+    assert not [name for name, p in unet.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+
+
+def test_zero_residuals_predicts_zero_and_still_learns():
+    unet, (x, t, context) = zero_residuals(tiny()), batch()
+    optimizer = torch.optim.Adam(unet.parameters(), 1e-2)
+    losses = []
+    for _ in range(4):
+        loss = (unet(x, t, context) - x).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(x.square().mean().item())
+    assert losses[-1] < losses[0]
+
+
+# Input that does not fit
+
+def test_a_unet_without_text_takes_no_context():
+    unet, (x, t, context) = tiny(cross_attention_dim=None), batch()
+    assert unet(x, t).shape == x.shape
+    assert not unet.cross_attentions()
+    with pytest.raises(ValueError, match="no context"):
+        unet(x, t, context)
+
+
+def test_conditions_that_do_not_fit_are_refused():
+    unet, (x, t, context) = tiny(), batch()
+    with pytest.raises(ValueError, match="it got None"):
+        unet(x, t)
+    for wrong in (context[:1], unet.text_kv(context[:1])):       # a batch of 1 is not spread over the others silently
+        with pytest.raises(ValueError, match="a batch of 1, x is a batch of 2"):
+            unet(x, t, wrong)
+    for use in (lambda c: unet(x, t, c), unet.text_kv):
+        with pytest.raises(ValueError, match=r"expected \(B, L, 12\)"):
+            use(torch.zeros(2, 5, 13))
+    with pytest.raises(ValueError, match="no added conditions.*time_ids"):
+        unet(x, t, context, added={"time_ids": 0})
+
+
+@pytest.mark.parametrize("config", [{"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"}, {"attention_head_dim": [2]},
+                                    {"addition_embed_type": "image"}, {"_class_name": "AutoencoderKL"},
+                                    {"down_block_types": ["DownBlock2D", "AttnDownBlock2D"]}, {"act_fn": "gelu"}])
+def test_a_config_that_is_not_supported_is_refused_by_name(config):
+    with pytest.raises(ValueError, match=next(iter(config))):
+        UNet.from_config({**TINY, **config})
+
+
+def test_keys_of_a_config_that_change_nothing_are_ignored():
+    unet = UNet.from_config({**TINY, "_about": {}, "sample_size": 64, "upcast_attention": True, "act_fn": "silu"})
+    assert unet.config == tiny().config
+
+
+def test_what_an_old_config_leaves_out_means_the_peers_default():
+    with torch.device("meta"):
+        assert UNet.from_config({}).config["cross_attention_dim"] == 1280
+
+
+@torch.no_grad()
+def test_what_is_saved_comes_back(tmp_path):
+    unet = tiny()
+    save_folder(unet, unet.config, tmp_path, dtype=torch.float32)
+    again = UNet.from_pretrained(tmp_path)
+    assert again.config == unet.config
+    assert not again.training and not any(p.requires_grad for p in again.parameters())
+    assert_close(again(*batch()), unet(*batch()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("damage, message", [
+    (lambda w: w.pop("mid_block.resnets.1.conv2.bias"), "missing mid_block.resnets.1.conv2.bias"),
+    (lambda w: w.update(extra=torch.zeros(2)), "unexpected extra"),
+    (lambda w: w.update({"conv_in.weight": torch.zeros(8, 9, 3, 3)}), "conv_in.weight has shape"),
+])
+def test_weights_that_do_not_fit_are_named(tmp_path, damage, message):
+    unet = tiny()
+    save_folder(unet, unet.config, tmp_path)
+    weights = load_file(tmp_path / "diffusion_pytorch_model.safetensors")
+    damage(weights)
+    save_file(weights, tmp_path / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(CheckpointError, match=message):
+        UNet.from_pretrained(tmp_path)
