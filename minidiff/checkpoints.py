@@ -20,6 +20,22 @@ class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged, or of another model. Says what came, what was expected, what to do."""
 
 
+def find(path):
+    """The folder of a model, from its path or from the name "toybox"."""
+    here = Path(__file__).parent
+    if str(path) == "toybox":                       # a plain install, a checkout
+        places = [here / "weights" / "toybox", here.parent / "weights" / "toybox"]
+    else:
+        places = [Path(path).expanduser()]
+    for place in places:
+        if place.is_dir():
+            return place
+        if place.is_file():
+            raise CheckpointError(f"{place} is a file; expected a folder in diffusers' layout, with model_index.json")
+    raise CheckpointError(f"no model {str(path)!r}: no folder {' and no folder '.join(map(str, places))}; "
+                          "expected toybox, or a folder in diffusers' layout")
+
+
 def read_config(folder, name="config.json"):
     """The JSON object `folder/name` as a dict."""
     path = Path(folder) / name

@@ -8,12 +8,11 @@ Rombach et al., "Latent Diffusion Models", CVPR 2022, arXiv:2112.10752v2, Fig. 3
 """
 import sys
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 
 from . import devices
-from .checkpoints import CheckpointError, read_config
+from .checkpoints import CheckpointError, find, read_config
 from .clip import CLIPText
 from .samplers import generators, guide, noise, sample
 from .schedule import Schedule
@@ -39,22 +38,6 @@ def load(path="toybox", device=None, dtype=None):
         VAE.from_pretrained(folder / "vae", device, dtype),
         Schedule.from_pretrained(folder / "scheduler"),
         sample_size=read_config(folder / "unet").get("sample_size"))
-
-
-def find(path):
-    """The folder of a model, from its path or from the name "toybox"."""
-    here = Path(__file__).parent
-    if str(path) == "toybox":                       # a plain install, a checkout
-        places = [here / "weights" / "toybox", here.parent / "weights" / "toybox"]
-    else:
-        places = [Path(path).expanduser()]
-    for place in places:
-        if place.is_dir():
-            return place
-        if place.is_file():
-            raise CheckpointError(f"{place} is a file; expected a folder in diffusers' layout, with model_index.json")
-    raise CheckpointError(f"no model {str(path)!r}: no folder {' and no folder '.join(map(str, places))}; "
-                          "expected toybox, or a folder in diffusers' layout")
 
 
 def check_family(folder):

@@ -15,6 +15,7 @@ import pickle
 import signal
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -115,18 +116,24 @@ class Run:
             raise SystemExit(f"the {what} is {value.item()} at step {self.step}{where}")
 
     def _catch_interrupt(self):
-        """Ctrl-C ends the run after the step under way, when no weight is newer than another; a second one ends it at once.
+        """Ctrl-C or a polite kill ends the run after the step under way; a second one ends it at once.
 
-        Returns what undoes this. A handler that somebody else has set, or a shell that started us in the background, wins.
+        Returns what undoes this. Elsewhere than in the main thread Python cannot catch signals, and we do not.
         """
-        if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        if threading.current_thread() is not threading.main_thread():
             return lambda: None
-        restore = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
+        before = {sign: signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)}
+
+        def restore():
+            for sign, handler in before.items():
+                signal.signal(sign, handler)
 
         def ask(number, frame):
             self.interrupted = True
             restore()
-        signal.signal(signal.SIGINT, ask)
+        for sign, handler in before.items():
+            if handler in (signal.default_int_handler, signal.SIG_DFL):     # a shell that started us in the background has its way
+                signal.signal(sign, ask)
         return restore
 
     def _agree(self):
@@ -191,6 +198,17 @@ def _join_processes():
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     return (dist.get_rank(), world) if world > 1 else (0, 1)
+
+
+@contextmanager
+def main_process_first():
+    """What is inside is done by the first process while the others wait; they then find it done (drawn, cached)."""
+    rank, world = _join_processes()
+    if rank > 0:
+        dist.barrier()
+    yield
+    if rank == 0 and world > 1:
+        dist.barrier()
 
 
 def count(module: nn.Module):

@@ -37,15 +37,14 @@ import torch.nn.functional as F
 from einops import einsum, rearrange, repeat
 
 from minidiff import devices
-from minidiff.checkpoints import save_folder, write_atomically, write_json
+from minidiff.checkpoints import find, save_folder, write_atomically, write_json
 from minidiff.clip import CLIP
 from minidiff.images import clip_pixels, save_figure
-from minidiff.pipeline import find
 from minidiff.tokenizer import Tokenizer
 from minidiff.toybox.scenes import CATEGORIES, COLORS, MEMBERS, STYLES
 from minidiff.toybox.store import prepare
 from minidiff.toybox.world import KIND_NAMES, sample
-from minidiff.training import Run, count
+from minidiff.training import Run, count, main_process_first
 
 TEXT_CONFIG = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4, max_position_embeddings=32)
 VISION_CONFIG = dict(hidden_size=160, intermediate_size=640, num_hidden_layers=4, num_attention_heads=5, image_size=64, patch_size=8)
@@ -116,7 +115,8 @@ def trimmed(ids, end):
 
 def train(args):
     """Trains on a store of pictures drawn ahead; saves CLIP, its tokenizer and metrics.json to args.out/clip."""
-    store = prepare(args.out / "store", args.pictures, args.seed)
+    with main_process_first():
+        store = prepare(args.out / "store", args.pictures, args.seed)
     tokenizer, ids = tokenized(store)
     ids, group = ids.to(args.device), groups(store).to(args.device)
     torch.manual_seed(args.seed)
@@ -291,7 +291,7 @@ def arguments(argv=None):
     train.add_argument("--batch", type=int, default=256, help="pictures per step and process (paper: 32,768 in all)")
     train.add_argument("--lr", type=float, default=1e-3, help="peak learning rate (paper: 5e-4 for its ViT-B/32)")
     train.add_argument("--hard", type=float, default=0.5, help="share of a batch that shows one kind of thing (paper: 0)")
-    train.add_argument("--pictures", type=int, default=120_000, help="pictures drawn ahead")
+    train.add_argument("--pictures", type=int, default=100_000, help="pictures drawn ahead")
     train.add_argument("--seed", type=int, default=1, help="of the pictures and of all randomness")
     train.add_argument("--fresh", action="store_true", help="start again although there is a checkpoint")
     for verb in (demo, test):

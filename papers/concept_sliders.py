@@ -38,11 +38,10 @@ import torch.nn.functional as F
 from tqdm import trange
 
 import minidiff
-from minidiff import images, lora
+from minidiff import devices, images, lora
 from minidiff.checkpoints import write_atomically, write_json
 from minidiff.samplers import noise, sample, steps_of
 from minidiff.toybox import measure
-from minidiff.toybox.captions import age_word
 
 AGE = {"target": "a person", "positive": "a very old person", "negative": "a very young person",
        "preserve": ["with glasses", "without glasses"], "eta": 2.0}
@@ -85,10 +84,12 @@ def train_slider(pipe, blocks, args):
     for step in bar:
         c_t, c_pos, c_neg, eta = blocks[int(torch.randint(len(blocks), (), generator=generator))]
         k = int(torch.randint(1, args.rollout, (), generator=generator))
-        x_t, t = denoise_partway(pipe, c_t, c_neg[0], k, args.rollout, args.batch, generator)           # student: scale 1
-        with torch.no_grad(), slider.at(0.0):
-            target = slider_target(predictions(pipe.unet), x_t, t, c_t, c_pos, c_neg, eta)              # Eq. (8), frozen
-        loss = F.mse_loss(pipe.unet(x_t, t, c_t.expand(args.batch, -1, -1)), target)
+        with devices.autocast(pipe.device):
+            x_t, t = denoise_partway(pipe, c_t, c_neg[0], k, args.rollout, args.batch, generator)       # student: scale 1
+            with torch.no_grad(), slider.at(0.0):
+                target = slider_target(predictions(pipe.unet), x_t, t, c_t, c_pos, c_neg, eta)          # Eq. (8), frozen
+            prediction = pipe.unet(x_t, t, c_t.expand(args.batch, -1, -1))
+        loss = F.mse_loss(prediction.float(), target)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} at step {step}; lower --lr or eta")
         optimizer.zero_grad()
@@ -102,7 +103,7 @@ def predictions(unet):
     """eps(x_t, t, contexts): the UNet's answer under each of several texts, from one batched forward."""
     def eps(x_t, t, contexts):
         texts = torch.stack(contexts).repeat_interleave(len(x_t), dim=0)                                # (n B, L, D)
-        return unet(x_t.repeat(len(contexts), 1, 1, 1), t, texts).chunk(len(contexts))
+        return unet(x_t.repeat(len(contexts), 1, 1, 1), t, texts).float().chunk(len(contexts))
     return eps
 
 

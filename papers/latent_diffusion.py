@@ -27,6 +27,7 @@ Run     python papers/latent_diffusion.py                       a grid of sample
         torchrun --nproc_per_node 8 papers/latent_diffusion.py train unet      the same on several GPUs
 """
 import argparse
+import hashlib
 import time
 from pathlib import Path
 
@@ -43,7 +44,7 @@ from minidiff.tokenizer import Tokenizer
 from minidiff.toybox.captions import caption, ground_words
 from minidiff.toybox.store import prepare
 from minidiff.toybox.world import CLASSES
-from minidiff.training import Run, count
+from minidiff.training import Run, count, main_process_first
 from minidiff.unet import UNet, zero_residuals
 from minidiff.vae import VAE
 
@@ -72,11 +73,10 @@ def train_autoencoder(store, args):
     """Trains E and D; saves them, with the scaling factor that gives latents unit variance, to args.out/vae."""
     torch.manual_seed(args.seed)
     vae = VAE(**VAE_CONFIG).to(args.device, memory_format=torch.channels_last)
-    run = Run(args.out / "vae", {"vae": vae}, lr=args.lr, steps=args.steps, minutes=args.minutes, batch=args.batch or 32,
-              ema=0.998, seed=args.seed, fresh=args.fresh, name="autoencoder")
+    run = Run(args.out / "vae", {"vae": vae}, lr=args.lr, steps=args.steps, minutes=args.minutes, batch=args.batch or 32, ema=0.998,
+              seed=args.seed, fresh=args.fresh, name=f"autoencoder {count(vae):.1f}M")
     for step, generator in run:
-        x = store.images(torch.randint(len(store), (run.batch,), generator=generator, device=run.device).cpu())
-        x = x.to(run.device, memory_format=torch.channels_last)
+        x = random_pictures(store, run, generator)
         with devices.autocast(run.device):
             mean, logvar = vae.encode(x)
             z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator, device=run.device)
@@ -84,17 +84,41 @@ def train_autoencoder(store, args):
         l_rec, l_kl = reconstruction_loss(x_hat, x), kl_loss(mean.float(), logvar.float())
         run.update(l_rec + args.kl * l_kl, kl=l_kl)                                                         # Sec. 3.1
     vae = run.averaged("vae").eval()
-    z = encode_all(vae, store, args, n=2000)
-    vae.config["scaling_factor"] = 1 / float(z.float().std())                                             # Sec. D.1 / G
-    save_folder(vae, vae.config, args.out / "vae")
+    vae.config["scaling_factor"] = 1 / float(encode_all(vae, store, args, n=2000).float().std())          # Sec. 4.3.2, App. G
+    if run.rank == 0:
+        save_folder(vae, vae.config, args.out / "vae")
+
+
+def train_decoder(store, args):
+    """Goes on training D alone: sharper pictures from the same latents, so a UNet trained on them stays valid."""
+    vae = VAE.from_pretrained(args.out / "vae", args.device, torch.float32).to(memory_format=torch.channels_last)
+    decoder = torch.nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}).requires_grad_(True)
+    run = Run(args.out / "decoder", {"decoder": decoder}, lr=args.lr, steps=args.steps, minutes=args.minutes, batch=args.batch or 32,
+              ema=0.998, seed=args.seed, fresh=args.fresh, name=f"decoder {count(decoder):.1f}M")
+    for step, generator in run:
+        x = random_pictures(store, run, generator)
+        with devices.autocast(run.device):
+            with torch.no_grad():
+                z = vae.encode(x)[0].contiguous(memory_format=torch.channels_last)
+            x_hat = vae.decode(z).float()
+        run.update(reconstruction_loss(x_hat, x))
+    run.averaged("decoder")
+    if run.rank == 0:
+        save_folder(vae, vae.config, args.out / "vae")
+
+
+def random_pictures(store, run, generator):
+    """A batch of pictures, (B, 3, 64, 64) in [-1, 1]."""
+    index = torch.randint(len(store), (run.batch,), generator=generator, device=run.device)
+    return store.images(index.cpu()).to(run.device, memory_format=torch.channels_last)
 
 
 @torch.no_grad()
 def encode_all(vae, store, args, n=None):
     """Latent means of the first n pictures (all if None), unscaled, float16 (n, 8, 16, 16)."""
-    out = []
-    for start in range(0, n or len(store), 256):
-        x = store.images(torch.arange(start, min(start + 256, n or len(store)))).to(args.device, memory_format=torch.channels_last)
+    out, n = [], min(n or len(store), len(store))
+    for start in range(0, n, 256):
+        x = store.images(torch.arange(start, min(start + 256, n))).to(args.device, memory_format=torch.channels_last)
         with devices.autocast(args.device):
             out.append(vae.encode(x)[0].half().cpu())
     return torch.cat(out)
@@ -119,7 +143,8 @@ def min_snr_weight(alpha_bar, gamma):
 def train_unet(store, args):
     """Trains eps_theta and tau_theta on cached latents; saves unet, text_encoder, tokenizer and scheduler to args.out."""
     torch.manual_seed(args.seed)
-    latents, scale = cached_latents(store, args)
+    with main_process_first():
+        latents, scale = cached_latents(store, args)
     tokenizer, ids, empty = tokenized(store, args)
     schedule = Schedule(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False)
     text_encoder = CLIPText.from_config(dict(TEXT_CONFIG, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos)).to(args.device)
@@ -147,12 +172,12 @@ def train_unet(store, args):
 
 
 def cached_latents(store, args):
-    """Latents of every picture, computed once and mapped into memory: (function of an index (B,), scaling factor)."""
+    """Latents of every picture, computed once per encoder and mapped into memory: (function of an index (B,), scaling factor)."""
     vae = VAE.from_pretrained(args.out / "vae", args.device, torch.float32).to(memory_format=torch.channels_last)
-    path = store.folder / "latents.npy"
+    weights = b"".join(p.cpu().contiguous().numpy().tobytes() for p in vae.encoder.state_dict().values())
+    path = store.folder / f"latents-{hashlib.sha256(weights).hexdigest()[:12]}.npy"
     if not path.is_file():
-        z = encode_all(vae, store, args).numpy()
-        write_atomically(path, lambda p: np.save(open(p, "wb"), z))
+        store.save(path, encode_all(vae, store, args).numpy())
     z = np.load(path, mmap_mode="r")
     return (lambda index: torch.from_numpy(z[index.numpy()]).float()), vae.config["scaling_factor"]
 
@@ -206,7 +231,7 @@ def score_samples(pipe, n, seed, args):
     right = lambda k: read[k] == truth[k]
     young, old = said([" young "]), said([" old "])
     of = lambda hit, where: float(hit[where].double().mean()) if where.any() else float("nan")
-    member_said = torch.tensor([bool(s.things) and f" {s.things[0].member}" in c for s, c in zip(scenes, captions)])
+    member_said = torch.tensor([bool(s.things) and all(f" {thing.member}" in c for thing in s.things) for s, c in zip(scenes, captions)])
     color_said = torch.tensor([bool(s.things) and f" {s.things[0].color} {s.things[0].member}" in c for s, c in zip(scenes, captions)])
     hair_said = said([f" {h} hair " for h in CLASSES["hair"]])
     ground_said = torch.tensor([s.kind != "landscape" and c.endswith(ground_words(s.background)) for s, c in zip(scenes, captions)])
@@ -266,7 +291,7 @@ def evaluate(args):
 
 # ------------------------------------------------------------------------------------------------ command line
 
-STAGES = {"autoencoder": train_autoencoder, "unet": train_unet}
+STAGES = {"autoencoder": train_autoencoder, "unet": train_unet, "decoder": train_decoder}
 
 
 def arguments(argv=None):
@@ -282,7 +307,7 @@ def arguments(argv=None):
     verbs = parser.add_subparsers(dest="verb")
     how = dict(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     train = verbs.add_parser("train", help="train one stage", parents=[shared], **how)
-    train.add_argument("stage", choices=STAGES, help="autoencoder first, then unet")
+    train.add_argument("stage", choices=STAGES, help="autoencoder first, then unet; decoder: polish the autoencoder's decoder")
     train.add_argument("--out", type=Path, default=Path("outputs/toybox"), help="where weights and checkpoints go")
     train.add_argument("--minutes", type=float, default=None, help="stop after this long (whichever of minutes and steps comes first)")
     train.add_argument("--steps", type=int, default=None, help="stop after this many optimiser steps")
@@ -303,7 +328,9 @@ def train(args):
     if args.steps is None and args.minutes is None:
         args.minutes = 60.0
     args.device = devices.pick(args.device)
-    STAGES[args.stage](prepare(args.out / "store", args.pictures, args.seed), args)
+    with main_process_first():
+        store = prepare(args.out / "store", args.pictures, args.seed)
+    STAGES[args.stage](store, args)
 
 
 def main(argv=None):

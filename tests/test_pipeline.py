@@ -243,7 +243,7 @@ def test_a_path_that_is_no_folder_is_a_checkpoint_error(tmp_path):
 
 def test_the_shipped_model_is_looked_for_inside_and_beside_the_package(folder, tmp_path, monkeypatch):
     package = tmp_path / "site" / "minidiff"
-    monkeypatch.setattr("minidiff.pipeline.__file__", str(package / "pipeline.py"))
+    monkeypatch.setattr("minidiff.checkpoints.__file__", str(package / "checkpoints.py"))
     with pytest.raises(CheckpointError, match="minidiff/weights/toybox and no folder .*site/weights/toybox"):
         load()
     for place in (tmp_path / "site" / "weights", package / "weights"):

@@ -1,7 +1,7 @@
 """Furniture: a slab that may have anything above and below it.
 
 Source: minidiff's own design. Any dict of the sizes in FURNITURE_PLAN can be drawn, so a point between a chair and a
-sofa is a seat too; missing sizes count as 0. See pieces.py for the frame.
+sofa is a seat too; missing sizes count as 0. The frame is explained in pieces.py.
 
     part         sizes: meanings are in FURNITURE_PLAN
     -----------  ---------------------------------------------------------------------------------------------------

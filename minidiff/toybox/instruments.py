@@ -1,7 +1,7 @@
 """Musical instruments: a body that may carry anything, or a tube, a frame, or a row of bars.
 
 Source: minidiff's own design. Any dict of the sizes in INSTRUMENT_PLAN can be drawn, so a point between a guitar and a
-drum is an instrument too; missing sizes count as 0. See pieces.py for the frame.
+drum is an instrument too; missing sizes count as 0. The frame is explained in pieces.py.
 
     part         sizes: meanings are in INSTRUMENT_PLAN
     -----------  ---------------------------------------------------------------------------------------------------

@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..checkpoints import from_folder, save_folder
+from ..checkpoints import find, from_folder, save_folder
 from .world import CLASSES, NUMBERS
 
 
 class Meter(nn.Module):
     """images (n, 3, 64, 64) in [0, 1] -> one output per head: logits over the names in CLASSES, or a number of NUMBERS."""
 
-    def __init__(self, width=48):
+    def __init__(self, width=32):
         super().__init__()
         self.config = {"_class_name": "Meter", "width": width}
         channels = [3, width, 2 * width, 3 * width, 4 * width]
@@ -44,13 +44,12 @@ class Meter(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder, device=None, dtype=None):
-        return from_folder(lambda config: cls(config.get("width", 48)), folder, device, dtype or torch.float32)
+        return from_folder(lambda config: cls(config.get("width", 32)), folder, device, dtype or torch.float32)
 
 
 @lru_cache
 def shipped():
     """The meter that comes with minidiff."""
-    from ..pipeline import find
     return Meter.from_pretrained(find("toybox") / "meter")
 
 
@@ -121,6 +120,7 @@ def accuracy(meter, images, truth):
 
 
 def train(args):
+    from .. import devices
     from ..training import Run
     from .store import prepare
     from .world import sample
@@ -133,7 +133,7 @@ def train(args):
     for step, generator in run:
         index = torch.randint(len(store), (run.batch,), generator=generator)
         x = roughen((store.images(index) + 1) / 2, generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with devices.autocast(run.device):
             out = meter(x)
         run.update(meter_loss({k: v.float() for k, v in out.items()}, {k: v[index] for k, v in truth.items()}))
     meter = run.averaged("meter").eval()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .canvas import Paint, both, box, curve, cut, ellipse, line, polygon, ring, union
+from .canvas import Paint, both, box, curve, cut, ellipse, line, ring, union
 
 HAIR = {"black": (.10, .09, .10), "brown": (.42, .24, .12), "blond": (.93, .78, .36), "red": (.82, .30, .10),
         "gray": (.74, .75, .78)}

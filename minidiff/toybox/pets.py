@@ -1,8 +1,8 @@
 """Pets: one body plan, a continuous space in which every pet is one point.
 
 Source: minidiff's own design, so that "a pet that is none of them" (ConceptLab) exists: any dict of floats inside the
-ranges of PET_PLAN can be drawn. Values outside are clamped, missing keys count as 0, and the finished drawing is scaled
-to fill the frame; see pieces.py for the frame.
+ranges of PET_PLAN can be drawn. Values outside are clamped, missing keys count as 0, and the finished drawing is fitted
+into the frame, which pieces.py explains.
 
     part         parameters: ranges and meanings are in PET_PLAN
     -----------  ---------------------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ class Drawing(list):
         self.draw(shape, paint, part, edge=-1.6 if is_dark(paint) else 0.42, **how)
 
     def paint_on(self, canvas, centered=True):
-        """Scale and move the drawing so that it fills the frame and stands on the ground; then paint it."""
+        """Paint the drawing, scaled (enlarged at most 1.3 times) and moved to fill the frame and stand on the ground."""
         boxes = np.array([shape.box for shape, *_ in self])
         (x0, y0), (x1, y1) = boxes[:, :2].min(0), boxes[:, 2:].max(0)
         middle = (x0 + x1) / 2 if centered else 0.0

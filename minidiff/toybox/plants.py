@@ -1,7 +1,7 @@
 """Fruits and plants: two plans, each a continuous space in which every member is one point.
 
 Source: minidiff's own design. Any dict of floats inside a plan's ranges can be drawn; values outside are clamped, missing
-keys count as 0, and the finished drawing is scaled to fill the frame; see pieces.py for the frame.
+keys count as 0, and the finished drawing is fitted into the frame, which pieces.py explains.
 
     part         parameters: ranges and meanings are in FRUIT_PLAN
     -----------  ---------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..checkpoints import write_atomically, write_json, write_tensors
+from ..checkpoints import read_tensors, write_atomically, write_json, write_tensors
 from .captions import caption
 from .scenes import render
 from .world import attributes_of, scene
@@ -26,12 +26,13 @@ def prepare(folder, n, seed=0, workers=None, correlated=True):
     done = folder / "store.json"
     if not (done.is_file() and json.loads(done.read_text()) == want):
         folder.mkdir(parents=True, exist_ok=True)
-        done.unlink(missing_ok=True)
+        for stale in (done, *folder.glob("*.npy")):             # also what others computed from the old pictures
+            stale.unlink(missing_ok=True)
         starts = range(0, n, CHUNK)
         with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
             chunks = pool.map(_chunk, [seed] * len(starts), starts, [min(CHUNK, n - s) for s in starts], [correlated] * len(starts))
             chunks = list(tqdm(chunks, total=len(starts), desc="drawing", unit_scale=CHUNK, unit=" pictures"))
-        write_atomically(folder / "images.npy", lambda p: _save_array(p, np.concatenate([c[0] for c in chunks])))
+        _save_array(folder / "images.npy", np.concatenate([c[0] for c in chunks]))
         write_json(folder / "captions.json", [words for c in chunks for words in c[1]])
         write_tensors(folder / "attributes.safetensors", {k: torch.from_numpy(np.concatenate([c[2][k] for c in chunks])) for k in chunks[0][2]})
         write_json(done, want)
@@ -39,8 +40,10 @@ def prepare(folder, n, seed=0, workers=None, correlated=True):
 
 
 def _save_array(path, array):
-    with open(path, "wb") as f:                                 # a file object: np.save would add .npy to a name
-        np.save(f, array)
+    def write(temporary):
+        with open(temporary, "wb") as f:                        # a file object: np.save would add .npy to a name
+            np.save(f, array)
+    write_atomically(path, write)
 
 
 def _chunk(seed, start, n, correlated):
@@ -70,6 +73,10 @@ class Store:
         """The pictures at `index` (B,), float32 (B, 3, 64, 64) in [-1, 1]."""
         return torch.from_numpy(self.pixels[index.numpy()]).float() / 127.5 - 1
 
+    def save(self, path, array):
+        """Keep an array that was computed from these pictures beside them."""
+        _save_array(path, array)
+
     def attributes(self):
-        from ..checkpoints import read_tensors
+        """{name: (n,) tensor}: the truth about every picture."""
         return read_tensors(self.folder / "attributes.safetensors")

@@ -1,7 +1,7 @@
 """Things with parts: houses, vessels, the moon; a moongate; and the ornaments that a part can carry.
 
 Source: minidiff's own design, for papers that add an ornament to one part of a thing (CLiC). Any dict of the sizes in
-THING_PLAN can be drawn; missing sizes count as 0. See pieces.py for the frame.
+THING_PLAN can be drawn; missing sizes count as 0. The frame is explained in pieces.py.
 
     part         sizes: meanings are in THING_PLAN
     -----------  ---------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from .canvas import Paint
 from .captions import caption, ground_words
 from .individuals import HELD_OUT
 from .people import HAIR, SKIN
-from .scenes import (COLORS, GROUNDS, MEMBERS, PATTERNS, PLACES, STYLES, WEATHERS, jitter, random_scene, render)
+from .scenes import (COLORS, GROUNDS, MEMBERS, PATTERNS, PLACES, PLAIN_GROUNDS, STYLES, WEATHERS, jitter, random_scene, render)
 
 KIND_NAMES = ("portrait", "object", "pair", "landscape", "hand")
 # What can be read off a picture. Classes: the index of the name; numbers: the value. Absent: -1 for classes, nan for numbers.
@@ -108,4 +108,7 @@ def _truth(s):
         row |= {"place": s.place, "weather": s.weather}
     if s.kind == "hand":
         row |= {"fingers": s.fingers}
+    if s.style == "sketch":                                     # grey: no colour can be read off it
+        hidden = {"hair", "skin", "color", "color2"} | ({"background"} if s.background in PLAIN_GROUNDS else set())
+        row = {k: v for k, v in row.items() if k not in hidden}
     return row

@@ -1,0 +1,149 @@
+"""papers/latent_diffusion.py: its losses, and a tiny run of every stage from pictures to a model that loads."""
+import json
+
+import latent_diffusion as paper
+import pytest
+import torch
+from torch.testing import assert_close
+
+import minidiff
+from minidiff import toybox
+from minidiff.schedule import Schedule
+from minidiff.vae import VAE
+
+TINY = ["--pictures", "40", "--batch", "4", "--device", "cpu"]
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(paper, "VAE_CONFIG", paper.VAE_CONFIG | dict(block_out_channels=(6, 6), latent_channels=8))
+    monkeypatch.setattr(paper, "UNET_CONFIG", paper.UNET_CONFIG | dict(block_out_channels=(10, 20), attention_head_dim=2, cross_attention_dim=16))
+    monkeypatch.setattr(paper, "TEXT_CONFIG", paper.TEXT_CONFIG | dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1))
+
+
+def train(out, stage, *more):
+    paper.main(["train", stage, "--out", str(out), *TINY, *more])
+
+
+def weights(folder):
+    return minidiff.checkpoints.read_folder(folder)
+
+
+# Losses
+
+
+def test_kl_is_zero_for_the_standard_normal_and_matches_torch_elsewhere():
+    assert paper.kl_loss(torch.zeros(3), torch.zeros(3)) == 0
+    mean, logvar = torch.tensor([.3, -2., 1.]), torch.tensor([-1., .5, 2.])
+    normal = torch.distributions.Normal
+    want = torch.distributions.kl_divergence(normal(mean, (logvar / 2).exp()), normal(0., 1.)).mean()
+    assert_close(paper.kl_loss(mean, logvar), want)
+
+
+def test_reconstruction_loss_is_zero_only_for_the_picture_itself_and_sees_shifted_edges():
+    x = torch.rand(2, 3, 8, 8)
+    assert paper.reconstruction_loss(x, x) == 0
+    flat = x + 0.1                                             # no edge changes
+    noisy = x + 0.1 * (torch.rand(x.shape) < .5).float() * 2 - 0.1   # same mean size of error, but rough
+    assert paper.reconstruction_loss(noisy, x) > 1.2 * paper.reconstruction_loss(flat, x) > 0
+
+
+def test_the_loss_of_equation_3_is_the_weighted_squared_error_per_picture():
+    eps, eps_hat = torch.zeros(2, 4, 2, 2), torch.zeros(2, 4, 2, 2)
+    eps_hat[1] = 3.0
+    assert paper.ldm_loss(eps_hat, eps, torch.tensor([1., 1.])) == 4.5
+    assert paper.ldm_loss(eps_hat, eps, torch.tensor([1., .5])) == 2.25
+
+
+def test_min_snr_is_1_on_noisy_latents_and_falls_on_clean_ones():
+    alpha_bar = Schedule().alpha_bar
+    w = paper.min_snr_weight(alpha_bar, 5.0)
+    snr = alpha_bar / (1 - alpha_bar)
+    assert_close(w[snr < 5], torch.ones_like(w[snr < 5]))
+    assert_close((w * snr)[snr > 5], torch.full_like(w[snr > 5], 5.0))
+    assert torch.equal(paper.min_snr_weight(alpha_bar, 0), torch.ones_like(alpha_bar))
+
+
+# Every stage, tiny
+
+
+def test_every_stage_runs_and_what_it_writes_is_a_model(tiny, tmp_path):
+    train(tmp_path, "autoencoder", "--steps", "2")
+    before = weights(tmp_path / "vae")
+    train(tmp_path, "unet", "--steps", "2")
+    pipe = minidiff.load(tmp_path, "cpu")
+    assert pipe("a red cat", steps=2).shape == (1, 3, 64, 64)
+    z = pipe.encode(toybox.sample(20, 3).images)
+    assert 0.3 < z.std() < 3                                   # the scaling factor brings latents near unit variance
+    train(tmp_path, "decoder", "--steps", "2")
+    after = weights(tmp_path / "vae")
+    moved = {k.split(".")[0] for k in before if not torch.equal(before[k], after[k])}
+    assert moved <= {"decoder", "post_quant_conv"} and "decoder" in moved
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "unet"])
+def test_a_run_that_was_stopped_ends_where_an_uninterrupted_one_does(tiny, tmp_path, stage):
+    results = []
+    for name, pieces in (("whole", [4]), ("parts", [2, 4])):
+        if stage == "unet":
+            train(tmp_path / name, "autoencoder", "--steps", "1")
+        for steps in pieces:
+            monkey_steps = ["--steps", "4"] if steps == 4 else ["--steps", "4", "--minutes", "1000"]
+            if steps == 2:
+                stop_after(2, lambda: train(tmp_path / name, stage, *monkey_steps))
+            else:
+                train(tmp_path / name, stage, *monkey_steps)
+        results.append(weights(tmp_path / name / ("vae" if stage == "autoencoder" else "unet")))
+    assert all(torch.equal(results[0][k], results[1][k]) for k in results[0])
+
+
+def stop_after(n, run):
+    """Press Ctrl-C, so to speak, when n steps are done."""
+    original = paper.Run.update
+
+    def update(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        self.stopped = self.stopped or self.step == n
+    paper.Run.update = update
+    try:
+        with pytest.raises(SystemExit) as stop:
+            run()
+        assert stop.value.code == 130
+    finally:
+        paper.Run.update = original
+
+
+# The script
+
+
+def test_the_demonstration_draws_and_scores(tmp_path, capsys):
+    paper.main(["--sampling", "2", "--out", str(tmp_path)])
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert {"portrait is a face", "seconds", "device", "steps"} <= set(metrics)
+    assert (tmp_path / "figure.png").is_file() and "figure.png" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--model", "/nowhere"], "no model"), (["--device", "toaster"], "toaster"),
+    (["train", "unet", *TINY, "--steps", "1"], "config.json"),          # no autoencoder there yet
+])
+def test_bad_input_is_one_sentence_and_status_2(tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        paper.main([*arguments, "--out", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and message in error and "Traceback" not in error
+
+
+def test_a_checkpoint_of_another_run_is_refused(tiny, tmp_path, capsys):
+    train(tmp_path, "autoencoder", "--steps", "1")
+    (tmp_path / "vae" / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(SystemExit) as stop:
+        train(tmp_path, "autoencoder", "--steps", "2")
+    assert stop.value.code == 2 and "checkpoint.pt" in capsys.readouterr().err
+
+
+def test_the_autoencoder_shipped_reads_back_its_pictures():
+    pipe = minidiff.load("toybox", "cpu")
+    x = toybox.sample(16, 31).images
+    assert isinstance(pipe.vae, VAE)
+    assert -10 * (pipe.decode(pipe.encode(x)) - x).square().mean().log10() > 25
