@@ -179,21 +179,29 @@ def measure_age(pictures, scales):
     return out | {f"age_at_{s:+g}": float(a) for s, a in zip(scales.tolist(), age.mean(0))}
 
 
-PEOPLE = ["a person", "a person with long blond hair", "a photo of a person on a blue background", "a person with dark skin in a garden",
-          "a person with short black hair, smiling", "a person with red hair on a green background", "a person with light skin at the beach",
-          "a person with brown hair in a room"]
+PEOPLE = ["a person", "a person with long blond hair", "a photo of a person on a blue background",
+          "a person with dark skin in a garden", "a person with short black hair, smiling",
+          "a person with red hair on a green background", "a person with light skin at the beach", "a person with brown hair in a room"]
 
 
 # ------------------------------------------------------------------------------------------------ command line
 
+def load_toybox(args):
+    """The model, if its pictures are ones that the meter can read."""
+    pipe = minidiff.load(args.model, args.device)
+    if pipe.sample_size != 16:
+        raise ValueError(f"{args.model} is not a toybox model, and only toybox can be measured; use the verbs train and sample")
+    return pipe
+
+
 def demonstrate(args):
     """Trains the age slider, saves it, draws people (rows) at every position of the slider (columns), and measures."""
     began = time.monotonic()
-    pipe = minidiff.load(args.model, args.device)
+    pipe = load_toybox(args)
     slider = train_slider(pipe, [AGE], args)
     slider.save(args.out / "age.safetensors")
-    pictures = sample_scales(pipe, slider, PEOPLE, args.scales, range(args.seed, args.seed + len(PEOPLE)), args.sampling, args.guidance, args.start)
-    images.save_figure(args.out / "figure.png", pictures, column_labels=[f"{s:+g}" for s in args.scales], title="age slider")
+    pictures = sample_scales(pipe, slider, PEOPLE, args.scales, range(args.seed, args.seed + len(PEOPLE)), *sampling(args))
+    save_figure(args.out / "figure.png", pictures, args.scales, "age slider")
     metrics = measure_age(pictures, args.scales) | {"seconds": time.monotonic() - began, "steps": args.steps}
     write_json(args.out / "metrics.json", metrics | {"device": str(pipe.device)})
     print("  ".join(f"age at {s:+g}: {metrics[f'age_at_{s:+g}']:.2f}" for s in args.scales))
@@ -206,14 +214,14 @@ def evaluate(args):
     """The rows of README: 32 fresh seeds, with and without the preserved concept, several training seeds."""
     rows = []
     for name, preserve in (("glasses preserved", AGE["preserve"]), ("nothing preserved", [])):
-        for seed in range(args.seed, args.seed + args.repeats):
-            pipe = minidiff.load(args.model, args.device)
+        for seed in range(args.seed + 10, args.seed + 10 + args.repeats):               # not the one of the demonstration
+            pipe = load_toybox(args)
             block = AGE | {"preserve": preserve, "eta": AGE["eta"] * (1 if preserve else len(AGE["preserve"]))}
             slider = train_slider(pipe, [block], argparse.Namespace(**vars(args) | {"seed": seed}))
             prompts = [PEOPLE[i % len(PEOPLE)] for i in range(args.pictures)]
-            pictures = sample_scales(pipe, slider, prompts, args.scales, range(1000 + 100 * seed, 1000 + 100 * seed + args.pictures),
-                                     args.sampling, args.guidance, args.start)
-            images.save_figure(args.out / f"{name.split()[0]}_{seed}.png", pictures[:8], column_labels=[f"{s:+g}" for s in args.scales])
+            fresh = range(1000 + 100 * seed, 1000 + 100 * seed + args.pictures)
+            pictures = sample_scales(pipe, slider, prompts, args.scales, fresh, *sampling(args))
+            save_figure(args.out / f"{name.split()[0]}_{seed}.png", pictures[:8], args.scales, name)
             rows.append({"slider": name, "seed": seed, **measure_age(pictures, args.scales)})
     write_json(args.out / "table.json", rows)
     table = as_table(rows)
@@ -269,6 +277,14 @@ def checked(block, path):
     return block
 
 
+def sampling(args):
+    return args.sampling, args.guidance, args.start
+
+
+def save_figure(path, pictures, scales, title):
+    images.save_figure(path, pictures, column_labels=[f"{s:+g}" for s in scales], title=title)
+
+
 def train_command(args):
     pipe = minidiff.load(args.model, args.device)
     slider = train_slider(pipe, read_blocks(args.prompts) if args.prompts else [AGE], args)
@@ -279,9 +295,9 @@ def train_command(args):
 def sample_command(args):
     pipe = minidiff.load(args.model, args.device)
     sliders = [lora.load(pipe.unet, path) for path in args.slider]
-    pictures = sample_scales(pipe, sliders, [args.prompt] * args.n, args.scales, range(args.seed, args.seed + args.n), args.sampling,
-                             args.guidance, args.start)
-    images.save_figure(args.out / "figure.png", pictures, column_labels=[f"{s:+g}" for s in args.scales], title=args.prompt)
+    seeds = range(args.seed, args.seed + args.n)
+    pictures = sample_scales(pipe, sliders, [args.prompt] * args.n, args.scales, seeds, *sampling(args))
+    save_figure(args.out / "figure.png", pictures, args.scales, args.prompt)
     print(f"written: {args.out / 'figure.png'}")
 
 
@@ -302,10 +318,11 @@ def arguments(argv=None):
     add("--sampling", type=int, default=25, help="DDIM steps of a picture (paper: 50)")
     add("--guidance", type=float, default=5.0, help="classifier-free guidance (code: 7.5)")
     add("--start", type=int, default=800, help="the slider is off while t is above this (code: 800 for SD 1)")
-    add("--scales", type=float, nargs="+", default=[-2.0, -1.0, 0.0, 1.0, 2.0], help="positions of the slider (paper: -3 to 3)")
+    add("--scales", type=float, nargs="+", default=[-2.0, -1.0, 0.0, 1.0, 2.0], help="slider positions (paper: -3 to 3)")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[common])
     verbs = parser.add_subparsers(dest="verb")
-    new = lambda name, text: verbs.add_parser(name, help=text, parents=[common], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    how = dict(parents=[common], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    new = lambda name, text: verbs.add_parser(name, help=text, **how)
     train = new("train", "learn a slider from a prompt file")
     train.add_argument("--prompts", help=f"JSON file with one prompt block or a list: {BLOCK_HELP}")
     train.add_argument("--layout", choices=("kohya", "diffusers"), default="kohya", help="file layout")
@@ -323,7 +340,8 @@ def arguments(argv=None):
 
 def check(parser, args):
     """Refuse what cannot work, before anything is loaded."""
-    for name, low in (("steps", 1), ("batch", 1), ("rank", 1), ("rollout", 2), ("sampling", 1), ("n", 1), ("pictures", 1), ("repeats", 1)):
+    lowest = {"steps": 1, "batch": 1, "rank": 1, "rollout": 2, "sampling": 1, "n": 1, "pictures": 1, "repeats": 1}
+    for name, low in lowest.items():
         if getattr(args, name, low) < low:
             parser.error(f"--{name} is {getattr(args, name)}, expected at least {low}")
     if any(not abs(s) <= 20 for s in args.scales):

@@ -24,6 +24,7 @@ Run     python papers/latent_diffusion.py                       a grid of sample
         python papers/latent_diffusion.py train autoencoder     trains E and D         (recipe and time: weights/README.md)
         python papers/latent_diffusion.py train unet            trains eps_theta and tau_theta on the trained autoencoder
         python papers/latent_diffusion.py eval                  the table in weights/README.md
+        python papers/latent_diffusion.py profile               where a training step spends its time
         torchrun --nproc_per_node 8 papers/latent_diffusion.py train unet      the same on several GPUs
 """
 import argparse
@@ -41,7 +42,7 @@ from minidiff.checkpoints import save_folder, write_atomically, write_json
 from minidiff.clip import CLIPText
 from minidiff.schedule import Schedule
 from minidiff.tokenizer import Tokenizer
-from minidiff.toybox.captions import caption, ground_words
+from minidiff.toybox.judge import fresh_captions, judge
 from minidiff.toybox.store import prepare
 from minidiff.toybox.world import CLASSES
 from minidiff.training import Run, count, main_process_first
@@ -147,10 +148,7 @@ def train_unet(store, args):
         latents, scale = cached_latents(store, args)
     tokenizer, ids, empty = tokenized(store, args)
     schedule = Schedule(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False)
-    text_encoder = CLIPText.from_config(dict(TEXT_CONFIG, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos)).to(args.device)
-    text_encoder.init_weights()
-    unet = UNet(**UNET_CONFIG).to(args.device, memory_format=torch.channels_last)
-    zero_residuals(unet)
+    unet, text_encoder = new_networks(len(tokenizer), tokenizer.eos, args.device)
     run = Run(args.out / "unet", {"unet": unet, "text_encoder": text_encoder}, lr=args.lr, steps=args.steps,
               minutes=args.minutes, batch=args.batch or 128, ema=0.9995, seed=args.seed, fresh=args.fresh,
               name=f"unet {count(unet):.1f}M + text {count(text_encoder):.1f}M")
@@ -158,7 +156,7 @@ def train_unet(store, args):
     for step, generator in run:
         draw = lambda high, *shape: torch.randint(high, shape, generator=generator, device=run.device)
         index = draw(len(store), run.batch)
-        z = latents(index.cpu()).to(run.device, memory_format=torch.channels_last) * scale                                                  # (B, 8, 16, 16)
+        z = latents(index.cpu()).to(run.device, memory_format=torch.channels_last) * scale   # (B, 8, 16, 16)
         y = ids[index, draw(ids.shape[1], run.batch)]                                                     # (B, L): one of its wordings
         y = torch.where((torch.rand(run.batch, 1, generator=generator, device=run.device) < args.drop), empty, y)
         t = draw(len(alpha_bar), run.batch)
@@ -169,6 +167,14 @@ def train_unet(store, args):
         run.update(ldm_loss(eps_hat, eps, min_snr_weight(alpha_bar[t], args.gamma)))                      # Eq. (3)
     if run.rank == 0:
         export(run, tokenizer, schedule, args.out)
+
+
+def new_networks(vocabulary, end, device):
+    """eps_theta, whose residual branches and output start at zero, and tau_theta."""
+    unet = UNet(**UNET_CONFIG).to(device, memory_format=torch.channels_last)
+    zero_residuals(unet)
+    text_encoder = CLIPText.from_config(dict(TEXT_CONFIG, vocab_size=vocabulary, eos_token_id=end))
+    return unet, text_encoder.init_weights().to(device)
 
 
 def cached_latents(store, args):
@@ -204,56 +210,27 @@ def export(run, tokenizer, schedule, out):
 
 @torch.no_grad()
 def score_autoencoder(pipe, n, seed):
-    """Of fresh renders: PSNR of their reconstructions, and how often the meter reads the same class off both."""
-    x = toybox.sample(n, seed).images
+    """Of n fresh renders: PSNR of their reconstructions, and how often the meter reads the same class off both."""
+    batch = toybox.sample(n, seed)
+    x, truth = batch.images, batch.attributes
     x_hat = torch.cat([pipe.decode(pipe.encode(part)) for part in x.split(64)]).cpu()
     psnr = -10 * (x_hat - x).square().mean(dim=(1, 2, 3)).log10()
-    a, b, truth = toybox.measure(x), toybox.measure(x_hat), toybox.sample(n, seed).attributes
-    same = [(a[k] == b[k])[truth[k] >= 0].double() for k in CLASSES]
-    return {"psnr": float(psnr.mean()), "meter_agrees": float(torch.cat(same).mean())}, torch.stack([x[:8], x_hat[:8]])
-
-
-def fresh_captions(n, seed, kind=None):
-    """n scenes and captions that say everything the scene has a word for."""
-    scenes = [toybox.scene(seed, i, kind)[0] for i in range(n)]
-    for s in scenes:
-        s.style, s.distortion = "photo", 0.0
-    return scenes, [caption(s, np.random.default_rng((seed, i)), keep=.8) for i, s in enumerate(scenes)]
+    a, b = toybox.measure(x), toybox.measure(x_hat)
+    same = torch.cat([(a[k] == b[k])[truth[k] >= 0] for k in CLASSES])
+    return {"psnr": float(psnr.mean()), "meter agrees": float(same.double().mean())}, torch.stack([x[:8], x_hat[:8]])
 
 
 def score_samples(pipe, n, seed, args):
-    """What the meter sees in pictures of n fresh captions: the share that shows what the caption says. Flat dict, pictures."""
+    """Pictures of n fresh captions, and the shares that show what the caption says (see toybox/judge.py)."""
     scenes, captions = fresh_captions(n, seed)
-    pictures = torch.cat([pipe(captions[i:i + 50], steps=args.sampling, guidance=args.guidance, seed=seed * 1000 + i).cpu() for i in range(0, n, 50)])
-    read, truth = toybox.measure(pictures), toybox.attributes_of(scenes)
-    said = lambda words: torch.tensor([any(w in f" {c.replace(',', ' ')} " for w in words) for c in captions])
-    kind = lambda name: truth["kind"] == CLASSES["kind"].index(name)
-    right = lambda k: read[k] == truth[k]
-    young, old = said([" young "]), said([" old "])
-    of = lambda hit, where: float(hit[where].double().mean()) if where.any() else float("nan")
-    member_said = torch.tensor([bool(s.things) and all(f" {thing.member}" in c for thing in s.things) for s, c in zip(scenes, captions)])
-    color_said = torch.tensor([bool(s.things) and f" {s.things[0].color} {s.things[0].member}" in c for s, c in zip(scenes, captions)])
-    hair_said = said([f" {h} hair " for h in CLASSES["hair"]])
-    ground_said = torch.tensor([s.kind != "landscape" and c.endswith(ground_words(s.background)) for s, c in zip(scenes, captions)])
-    one, two = kind("object"), kind("pair")
-    return {
-        "portrait is a face": of(right("kind"), kind("portrait")),
-        "age word": of(torch.where(young, read["age"] < .5, read["age"] > .5), kind("portrait") & (young | old)),
-        "glasses": of(right("glasses"), kind("portrait") & said([" glasses "])),
-        "beard": of(right("beard"), kind("portrait") & said([" beard "])),
-        "hair colour": of(right("hair"), kind("portrait") & hair_said),
-        "smile word": of(torch.where(said([" smiling "]), read["smile"] > .2, read["smile"] < -.1), kind("portrait") & said([" smiling ", " sad "])),
-        "object: member": of(right("member"), one & member_said), "object: colour": of(right("color"), one & color_said),
-        "object: pattern": of(right("pattern"), one & said([" striped ", " dotted ", " checked "])),
-        "background": of(right("background"), ground_said & ~two),
-        "pair: both members": of(right("member") & right("member2"), two & member_said),
-        "weather": of(right("weather"), kind("landscape")), "fingers": of(right("fingers"), kind("hand") & said([" fingers "])),
-    }, pictures, captions
+    pictures = [pipe(captions[i:i + 50], steps=args.sampling, guidance=args.guidance, seed=seed * 1000 + i).cpu() for i in range(0, n, 50)]
+    return judge(scenes, captions, torch.cat(pictures)), torch.cat(pictures)
 
 
-PROMPTS = ["a young person with long red hair", "a very old person with glasses and a beard", "a sad person with dark skin", "a photo of a smiling person",
-           "a red cat", "a striped blue dog in a garden", "a large yellow guitar", "a dotted green vase in a room", "a white rabbit in the snow",
-           "a brown chair next to a yellow lamp", "mountains on a sunny day", "a city in the rain", "a boat on the sea in heavy snow", "a hand with five fingers",
+PROMPTS = ["a young person with long red hair", "a very old person with glasses and a beard", "a sad person with dark skin",
+           "a photo of a smiling person", "a red cat", "a striped blue dog in a garden", "a large yellow guitar",
+           "a dotted green vase in a room", "a white rabbit in the snow", "a brown chair next to a yellow lamp",
+           "mountains on a sunny day", "a city in the rain", "a boat on the sea in heavy snow", "a hand with five fingers",
            "a watercolor of a purple parrot", "a sketch of a house"]
 
 
@@ -261,12 +238,12 @@ def demonstrate(args):
     """Samples a grid from the trained model and scores a few fresh captions."""
     began = time.monotonic()
     pipe = minidiff.load(args.model, args.device)
-    grid = torch.stack([pipe(PROMPTS, steps=args.sampling, guidance=args.guidance, seed=args.seed + i).cpu() for i in range(2)])
-    images.save(args.out / "figure.png", images.grid(grid.flatten(0, 1), columns=8, scale=2))
-    scores, _, _ = score_samples(pipe, 50, args.seed + 77, args)
-    write_json(args.out / "metrics.json", {**{k: v for k, v in scores.items() if v == v}, "seconds": time.monotonic() - began,
-                                           "device": str(pipe.device), "steps": args.sampling})
-    print("\n".join(f"{k:22s} {v:.2f}" for k, v in scores.items() if v == v))
+    pictures = [pipe(PROMPTS, steps=args.sampling, guidance=args.guidance, seed=args.seed + i).cpu() for i in range(2)]
+    images.save(args.out / "figure.png", images.grid(torch.cat(pictures), columns=8, scale=2))
+    scores = {k: v for k, v in score_samples(pipe, 50, args.seed + 77, args)[0].items() if v == v}
+    more = {"seconds": time.monotonic() - began, "device": str(pipe.device), "steps": args.sampling}
+    write_json(args.out / "metrics.json", scores | more)
+    print("\n".join(f"{k:24s} {v:.2f}" for k, v in scores.items()))
     print(f"written to {args.out}: figure.png, metrics.json")
 
 
@@ -276,17 +253,47 @@ def evaluate(args):
     runs = []
     for seed in range(args.seed, args.seed + args.repeats):
         auto, pairs = score_autoencoder(pipe, args.pictures, 9000 + seed)
-        scores, pictures, captions = score_samples(pipe, args.pictures, 500 + seed, args)
-        runs.append(scores | {f"autoencoder: {k}": v for k, v in auto.items()})
+        scores, pictures = score_samples(pipe, args.pictures, 500 + seed, args)
+        runs.append({f"autoencoder: {k}": v for k, v in auto.items()} | scores)
         images.save(args.out / f"reconstructions_{seed}.png", images.grid(pairs.flatten(0, 1), columns=8, scale=2))
         images.save(args.out / f"samples_{seed}.png", images.grid(pictures[:64], columns=8, scale=2))
-    table = ["| what | mean | spread |", "|---|---|---|"]
-    for k in runs[0]:
-        v = torch.tensor([r[k] for r in runs], dtype=torch.float64)
-        table.append(f"| {k} | {v.nanmean():.3f} | {v[~v.isnan()].std() if len(v) > 1 else 0:.3f} |")
+    table = "\n".join(["| what | mean | spread |", "|---|---|---|", *(row(k, [r[k] for r in runs]) for k in runs[0])]) + "\n"
     write_json(args.out / "table.json", runs)
-    write_atomically(args.out / "table.md", lambda p: p.write_text("\n".join(table) + "\n", encoding="utf-8"))
-    print("\n".join(table))
+    write_atomically(args.out / "table.md", lambda p: p.write_text(table, encoding="utf-8"))
+    print(table)
+
+
+GROUPS = {"convolutions": ("conv",), "matrix products": ("mm",), "norms": ("norm",), "softmax": ("softmax",),
+          "optimiser and running average": ("adamw", "lerp", "foreach"), "copies and casts": ("copy", "cat", "clone")}
+
+
+def profile(args):
+    """Where a training step of eps_theta and tau_theta spends its time: samples per second, then shares of the time."""
+    device = devices.pick(args.device)
+    unet, text_encoder = new_networks(1000, 999, device)
+    run = Run(args.out / "profile", {"unet": unet, "text_encoder": text_encoder}, lr=1e-4, steps=args.steps, batch=args.batch, fresh=True,
+              save_every=float("inf"))
+    z_t, t = torch.randn(args.batch, 8, 16, 16, device=device), torch.randint(1000, (args.batch,), device=device)
+    y, began = torch.randint(999, (args.batch, 32), device=device), None
+    with torch.profiler.profile() as records:
+        for step, generator in run:
+            began = time.monotonic() if step == 3 else began                                              # the first ones warm up
+            with devices.autocast(device):
+                eps_hat = unet(z_t, t, text_encoder(y)[0]).float()
+            run.update(ldm_loss(eps_hat, z_t, torch.ones(args.batch, device=device)))
+    seconds = time.monotonic() - began
+    shares = dict.fromkeys([*GROUPS, "elementwise and the rest"], 0.0)
+    for event in records.key_averages():
+        group = next((g for g, words in GROUPS.items() if any(w in event.key.lower() for w in words)), "elementwise and the rest")
+        shares[group] += event.self_cpu_time_total if device.type == "cpu" else event.self_device_time_total
+    print(f"{(args.steps - 3) * args.batch / seconds:.0f} samples/s with the profiler on, batch {args.batch}, {torch.get_num_threads()} threads")
+    print("\n".join(f"{100 * v / sum(shares.values()):5.1f} %  {k}" for k, v in shares.items()))
+
+
+def row(name, values):
+    """One line of a table: mean and standard deviation of what was measured."""
+    v = torch.tensor([x for x in values if x == x], dtype=torch.float64)
+    return f"| {name} | {v.mean():.3f} | {v.std() if len(v) > 1 else 0:.3f} |"
 
 
 # ------------------------------------------------------------------------------------------------ command line
@@ -321,6 +328,10 @@ def arguments(argv=None):
     table = verbs.add_parser("eval", help="the table of weights/README.md", parents=[use], **how)
     table.add_argument("--pictures", type=int, default=300, help="fresh captions, and fresh renders, per seed")
     table.add_argument("--repeats", type=int, default=3, help="sampling seeds")
+    speed = verbs.add_parser("profile", help="where a training step of the UNet spends its time", parents=[shared], **how)
+    speed.add_argument("--out", type=Path, default=Path("outputs/latent_diffusion"), help="where its checkpoint goes")
+    speed.add_argument("--steps", type=int, default=12, help="steps, of which the first three are not counted")
+    speed.add_argument("--batch", type=int, default=64, help="samples per step")
     return parser, parser.parse_args(argv)
 
 
@@ -336,7 +347,7 @@ def train(args):
 def main(argv=None):
     parser, args = arguments(argv)
     try:
-        {None: demonstrate, "train": train, "eval": evaluate}[args.verb](args)
+        {None: demonstrate, "train": train, "eval": evaluate, "profile": profile}[args.verb](args)
     except (ValueError, FloatingPointError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 

@@ -119,7 +119,7 @@ def stop_after(n, run):
 def test_the_demonstration_draws_and_scores(tmp_path, capsys):
     paper.main(["--sampling", "2", "--out", str(tmp_path)])
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert {"portrait is a face", "seconds", "device", "steps"} <= set(metrics)
+    assert {"portrait: is a face", "seconds", "device", "steps"} <= set(metrics)
     assert (tmp_path / "figure.png").is_file() and "figure.png" in capsys.readouterr().out
 
 

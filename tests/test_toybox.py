@@ -15,8 +15,9 @@ from minidiff.toybox.captions import caption
 from minidiff.toybox.hands import draw_hand
 from minidiff.toybox.individuals import HELD_OUT
 from minidiff.toybox.people import Portrait, draw_portrait
+from minidiff.toybox.render import draw_object, render
 from minidiff.toybox.scenes import (CATEGORIES, COLORS, DRAW, KINDS, MEMBERS, PATTERNS, PLAIN_GROUNDS, STYLES, UNSEEN, Thing,
-                                    draw_object, random_portrait, random_scene, render)
+                                    random_portrait, random_scene)
 from minidiff.toybox.things import ORNAMENTS, draw_ornament
 from minidiff.toybox.world import CLASSES, NUMBERS
 

@@ -89,7 +89,7 @@ def _pair(scene, said):
 
 
 def _landscape(scene, said):
-    place = {"mountains": "mountains", "hills": "green hills", "sea": "a boat on the sea", "desert": "a desert", "city": "a city"}[scene.place]
+    place = {"hills": "green hills", "sea": "a boat on the sea", "desert": "a desert", "city": "a city"}.get(scene.place, scene.place)
     return f"{place} {WEATHER_WORDS[scene.weather]}" if said(.85) else place
 
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ..checkpoints import read_tensors, write_atomically, write_json, write_tensors
 from .captions import caption
-from .scenes import render
+from .render import render
 from .world import attributes_of, scene
 
 CHUNK = 500
@@ -34,7 +34,8 @@ def prepare(folder, n, seed=0, workers=None, correlated=True):
             chunks = list(tqdm(chunks, total=len(starts), desc="drawing", unit_scale=CHUNK, unit=" pictures"))
         _save_array(folder / "images.npy", np.concatenate([c[0] for c in chunks]))
         write_json(folder / "captions.json", [words for c in chunks for words in c[1]])
-        write_tensors(folder / "attributes.safetensors", {k: torch.from_numpy(np.concatenate([c[2][k] for c in chunks])) for k in chunks[0][2]})
+        truth = {k: torch.from_numpy(np.concatenate([c[2][k] for c in chunks])) for k in chunks[0][2]}
+        write_tensors(folder / "attributes.safetensors", truth)
         write_json(done, want)
     return Store(folder)
 

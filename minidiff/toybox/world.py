@@ -8,7 +8,8 @@ from .canvas import Paint
 from .captions import caption, ground_words
 from .individuals import HELD_OUT
 from .people import HAIR, SKIN
-from .scenes import (COLORS, GROUNDS, MEMBERS, PATTERNS, PLACES, PLAIN_GROUNDS, STYLES, WEATHERS, jitter, random_scene, render)
+from .render import render
+from .scenes import (COLORS, GROUNDS, MEMBERS, PATTERNS, PLACES, PLAIN_GROUNDS, STYLES, WEATHERS, jitter, random_scene)
 
 KIND_NAMES = ("portrait", "object", "pair", "landscape", "hand")
 # What can be read off a picture. Classes: the index of the name; numbers: the value. Absent: -1 for classes, nan for numbers.
