@@ -12,7 +12,8 @@ def fresh_captions(n, seed, kind=None):
     scenes = [scene(seed, i, kind)[0] for i in range(n)]
     for s in scenes:
         s.style, s.distortion = "photo", 0.0
-    return scenes, [caption(s, np.random.default_rng((seed, i)), keep=.8) for i, s in enumerate(scenes)]
+    rngs = (np.random.default_rng((seed, i, 2)) for i in range(n))          # not the stream that the scene was drawn from
+    return scenes, [caption(s, rng, keep=.8) for s, rng in zip(scenes, rngs)]
 
 
 def judge(scenes, captions, images):

@@ -1,0 +1,85 @@
+"""The meter and the judge: they read what was drawn, and only that."""
+import pytest
+import torch
+from torch.testing import assert_close
+
+from minidiff import toybox
+from minidiff.toybox.judge import fresh_captions, judge
+from minidiff.toybox.meter import Meter, accuracy, frechet, meter_loss, roughen, shipped
+from minidiff.toybox.world import CLASSES, NUMBERS, draw
+
+
+@pytest.fixture(scope="module")
+def renders():
+    return toybox.sample(400, seed=2024, correlated=False)
+
+
+def test_the_shipped_meter_reads_fresh_renders(renders):
+    scores = accuracy(shipped(), renders.images, renders.attributes)
+    floors = {"kind": .98, "background": .95, "member": .90, "color": .92, "glasses": .97, "beard": .96, "hair": .95, "skin": .95,
+              "style": .97, "age": .85, "smile": .85, "weather": .9}
+    assert {k: v for k, v in scores.items() if k in floors and v < floors[k]} == {}
+
+
+def test_measure_answers_every_head_for_every_picture_of_any_size(renders):
+    small = toybox.measure(renders.images[:4])
+    large = toybox.measure(toybox.sample(4, seed=2024, correlated=False, size=128).images)
+    assert set(small) == {*CLASSES, *NUMBERS, *(f"{k}_p" for k in CLASSES)}
+    for k in CLASSES:
+        assert small[k].shape == (4,) and small[f"{k}_p"].shape == (4, len(CLASSES[k]))
+        assert_close(small[f"{k}_p"].sum(1), torch.ones(4))
+    assert torch.equal(small["kind"], large["kind"]) and torch.equal(small["background"], large["background"])
+
+
+def test_the_loss_leaves_out_what_a_picture_does_not_have():
+    n = 3
+    out = {k: torch.zeros(n, len(CLASSES[k])) for k in CLASSES} | {k: torch.zeros(n) for k in NUMBERS}
+    nothing = {k: torch.full((n,), -1) for k in CLASSES} | {k: torch.full((n,), float("nan")) for k in NUMBERS}
+    assert meter_loss(out, nothing) == 0
+    one = nothing | {"age": torch.tensor([float("nan"), 0.5, float("nan")])}
+    assert_close(meter_loss(out, one), torch.tensor(4 * 0.25))
+    two = nothing | {"glasses": torch.tensor([-1, 1, -1])}
+    assert_close(meter_loss(out, two), torch.tensor(2.0).log())
+
+
+def test_roughening_keeps_range_shape_and_gist():
+    x = toybox.sample(8, seed=3).images
+    rough = roughen(x, torch.Generator().manual_seed(0))
+    assert rough.shape == x.shape and rough.min() >= 0 and rough.max() <= 1
+    assert 0 < (rough - x).abs().mean() < .06
+
+
+def test_frechet_is_zero_for_one_set_and_grows_with_shift_and_spread():
+    a = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
+    assert frechet(a, a) == pytest.approx(0, abs=1e-6)
+    assert frechet(a, a + 2) == pytest.approx(16, rel=1e-6)               # 4 dimensions, each 2 away
+    want = sum((v ** .5 - (9 * v) ** .5) ** 2 for v in torch.linalg.eigvalsh(torch.cov(a.double().T)).tolist())
+    assert frechet(a, a.mean(0) + 3 * (a - a.mean(0))) == pytest.approx(want, rel=1e-4)
+
+
+def test_the_judge_finds_in_renders_what_their_captions_say_and_not_in_others():
+    scenes, captions = fresh_captions(250, seed=5)
+    pictures = draw(scenes).images
+    right = judge(scenes, captions, pictures)
+    wrong = judge(scenes, captions, pictures.roll(7, dims=0))
+    seen = [k for k, v in right.items() if v == v and not k.startswith("pair")]
+    assert len(seen) >= 11
+    assert {k: right[k] for k in seen if right[k] < .85} == {}
+    assert sum(wrong[k] for k in seen) < .6 * sum(right[k] for k in seen)
+
+
+def test_sketches_are_asked_for_no_colour():
+    batch = toybox.sample(300, seed=9)
+    sketch = batch.attributes["style"] == CLASSES["style"].index("sketch")
+    assert sketch.any() and (batch.attributes["color"][sketch] == -1).all() and (batch.attributes["hair"][sketch] == -1).all()
+    gray = batch.images[sketch]
+    assert (gray.amax(1) - gray.amin(1)).max() < 1e-6
+
+
+def test_a_meter_round_trips_through_its_folder(tmp_path):
+    from minidiff.checkpoints import save_folder
+    meter = Meter(width=8)
+    save_folder(meter, meter.config, tmp_path, dtype=torch.float32)
+    x = torch.rand(2, 3, 64, 64)
+    again = Meter.from_pretrained(tmp_path)
+    assert_close(again(x)["member"], meter(x)["member"])
