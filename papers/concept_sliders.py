@@ -80,22 +80,25 @@ def train_slider(pipe, blocks, args):
     slider = lora.attach(pipe.unet, args.rank, args.alpha, args.where, generator)
     optimizer = torch.optim.AdamW(slider.parameters(), args.lr)
     blocks = [encoded(pipe, block) for block in blocks]
-    bar = trange(args.steps, desc=f"slider, {len(slider.names)} layers of rank {args.rank}")
-    for step in bar:
-        c_t, c_pos, c_neg, eta = blocks[int(torch.randint(len(blocks), (), generator=generator))]
-        k = int(torch.randint(1, args.rollout, (), generator=generator))
-        with devices.autocast(pipe.device):
-            x_t, t = denoise_partway(pipe, c_t, c_neg[0], k, args.rollout, args.batch, generator)       # student: scale 1
-            with torch.no_grad(), slider.at(0.0):
-                target = slider_target(predictions(pipe.unet), x_t, t, c_t, c_pos, c_neg, eta)          # Eq. (8), frozen
-            prediction = pipe.unet(x_t, t, c_t.expand(args.batch, -1, -1))
-        loss = F.mse_loss(prediction.float(), target)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()} at step {step}; lower --lr or eta")
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        bar.set_postfix(loss=f"{loss.item():.4f}")
+    bar, step = trange(args.steps, desc=f"slider, {len(slider.names)} layers of rank {args.rank}"), 0
+    try:
+        for step in bar:
+            c_t, c_pos, c_neg, eta = blocks[int(torch.randint(len(blocks), (), generator=generator))]
+            k = int(torch.randint(1, args.rollout, (), generator=generator))
+            with devices.autocast(pipe.device):
+                x_t, t = denoise_partway(pipe, c_t, c_neg[0], k, args.rollout, args.batch, generator)   # student: scale 1
+                with torch.no_grad(), slider.at(0.0):
+                    target = slider_target(predictions(pipe.unet), x_t, t, c_t, c_pos, c_neg, eta)      # Eq. (8), frozen
+                prediction = pipe.unet(x_t, t, c_t.expand(args.batch, -1, -1))
+            loss = F.mse_loss(prediction.float(), target)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"the loss is {loss.item()} at step {step}; lower --lr or eta")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            bar.set_postfix(loss=f"{loss.item():.4f}")
+    except KeyboardInterrupt:
+        print(f"\nstopped after {step} of {args.steps} steps; going on with the slider as it is")
     return slider
 
 
@@ -357,6 +360,8 @@ def main(argv=None):
         run(args)
     except (ValueError, FloatingPointError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "\nstopped\n")
 
 
 if __name__ == "__main__":

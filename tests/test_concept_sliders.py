@@ -129,6 +129,25 @@ def test_only_the_adapter_trains_and_the_seed_decides_it(pipe):
     assert all(torch.equal(a, b) for a, b in zip(slider.parameters(), again.parameters()))
 
 
+def test_ctrl_c_keeps_the_slider_as_far_as_it_got(pipe, monkeypatch, capsys):
+    calls = []
+
+    def stop_at_the_second(*args, original=paper.denoise_partway):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*args)
+    monkeypatch.setattr(paper, "denoise_partway", stop_at_the_second)
+    slider = paper.train_slider(pipe, [paper.AGE], options(steps=5))
+    assert "stopped after 1 of 5" in capsys.readouterr().out
+    assert any(adapter.up.weight.abs().max() > 0 for adapter in slider.adapters)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_step(pipe):
+    with pytest.raises(FloatingPointError, match="at step 0"):
+        paper.train_slider(pipe, [paper.AGE | {"eta": float("inf")}], options(steps=3))
+
+
 # Using it
 
 
