@@ -44,7 +44,7 @@ from minidiff.samplers import noise, sample, steps_of
 from minidiff.toybox import measure
 
 AGE = {"target": "a person", "positive": "a very old person", "negative": "a very young person",
-       "preserve": ["with glasses", "without glasses"], "eta": 2.0}
+       "preserve": ["with glasses", "without glasses"], "eta": 1.0}
 
 
 # ------------------------------------------------------------------------------------------------ Sec. 4.1: the method
@@ -122,7 +122,7 @@ def encoded(pipe, block):
 # ------------------------------------------------------------------------------------------------ Sec. 5: using a slider
 
 @torch.no_grad()
-def sample_scales(pipe, sliders, prompts, scales, seeds, steps=50, guidance=5.0, start=800):
+def sample_scales(pipe, sliders, prompts, scales, seeds, steps=50, guidance=5.0, start=700):
     """The same pictures at every position of the slider.
 
     Args:
@@ -320,7 +320,7 @@ def arguments(argv=None):
     add("--rollout", type=int, default=20, help="DDIM steps of the student's roll-out (code: 50)")
     add("--sampling", type=int, default=25, help="DDIM steps of a picture (paper: 50)")
     add("--guidance", type=float, default=5.0, help="classifier-free guidance (code: 7.5)")
-    add("--start", type=int, default=800, help="the slider is off while t is above this (code: 800 for SD 1)")
+    add("--start", type=int, default=700, help="the slider is off while t is above this (code: 800 for SD 1, 700 for SDXL)")
     add("--scales", type=float, nargs="+", default=[-2.0, -1.0, 0.0, 1.0, 2.0], help="slider positions (paper: -3 to 3)")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[common])
     verbs = parser.add_subparsers(dest="verb")

@@ -148,6 +148,6 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path("outputs/toybox"))
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--pictures", type=int, default=40_000)
+    parser.add_argument("--pictures", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=101)
     train(parser.parse_args())
