@@ -165,11 +165,14 @@ class Run:
 
     def _share_gradients(self):
         """With several processes, every one takes the mean of all gradients (what DistributedDataParallel does)."""
-        if self.world > 1:
-            flat = torch.cat([p.grad.flatten() for p in self.parameters])
-            dist.all_reduce(flat)
-            torch._foreach_copy_([p.grad for p in self.parameters],
-                                 [g.view_as(p) for g, p in zip((flat / self.world).split([p.numel() for p in self.parameters]), self.parameters)])
+        if self.world == 1:
+            return
+        for p in self.parameters:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad         # unused here, perhaps not elsewhere
+        flat = torch.cat([p.grad.flatten() for p in self.parameters])
+        dist.all_reduce(flat)
+        parts = (flat / self.world).split([p.numel() for p in self.parameters])
+        torch._foreach_copy_([p.grad for p in self.parameters], [g.view_as(p) for g, p in zip(parts, self.parameters)])
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 

@@ -311,7 +311,7 @@ def arguments(argv=None):
     add("--out", type=Path, default=Path("outputs/concept_sliders"), help="where results go")
     add("--device", default=None, help="cpu, cuda (default: a GPU if there is one)")
     add("--seed", type=int, default=0, help="of training and of the first picture")
-    add("--steps", type=int, default=80, help="optimiser steps (paper: 500; code: 1000)")
+    add("--steps", type=int, default=60, help="optimiser steps (paper: 500; code: 1000)")
     add("--batch", type=int, default=4, help="latents per step (code: 1)")
     add("--lr", type=float, default=2e-3, help="learning rate of AdamW (code: 2e-4)")
     add("--rank", type=int, default=4, help="rank of the adapter (paper: 4)")

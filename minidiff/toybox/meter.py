@@ -121,10 +121,11 @@ def accuracy(meter, images, truth):
 
 def train(args):
     from .. import devices
-    from ..training import Run
+    from ..training import Run, main_process_first
     from .store import prepare
     from .world import sample
-    store = prepare(args.out / "meter_store", args.pictures, args.seed, correlated=False)
+    with main_process_first():
+        store = prepare(args.out / "meter_store", args.pictures, args.seed, correlated=False)
     truth = store.attributes()
     torch.manual_seed(args.seed)
     meter = Meter()
@@ -136,6 +137,8 @@ def train(args):
         with devices.autocast(run.device):
             out = meter(x)
         run.update(meter_loss({k: v.float() for k, v in out.items()}, {k: v[index] for k, v in truth.items()}))
+    if run.rank > 0:
+        return
     meter = run.averaged("meter").eval()
     fresh = sample(4000, seed=args.seed + 1, correlated=False)
     scores = accuracy(meter, fresh.images, fresh.attributes)
@@ -146,7 +149,7 @@ def train(args):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/toybox"))
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--minutes", type=float, default=45.0)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--pictures", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=101)
