@@ -240,3 +240,14 @@ def test_two_processes_take_the_mean_gradient_and_stop_together(tmp_path):
         alone.update(sum(loss_of(alone.modules["net"], g) for g in halves) / 2)
     assert_close([p.grad for p in alone.parameters], a["gradients"])
     assert_close(alone.modules["net"].state_dict(), a["net"])
+
+
+def test_a_parameter_that_one_process_did_not_use_counts_as_a_gradient_of_zero(tmp_path, monkeypatch):
+    run = start(tmp_path)
+    run.world = 2
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: flat.mul_(3))        # as if the others had summed up twice ours
+    for p in run.parameters[1:]:
+        p.grad = torch.ones_like(p)
+    run._share_gradients()
+    assert (run.parameters[0].grad == 0).all()
+    assert all((p.grad == 1.5).all() for p in run.parameters[1:])
