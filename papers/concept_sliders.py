@@ -21,9 +21,9 @@ Where the paper and the authors' code differ, this file follows
   * neither: their loss asks the network at t = 999 - 20 k, for latents that are at 980 - 20 k, and their roll-out ignores the
     offset of one step that Stable Diffusion's schedule has. Here the latents and the loss are at the same t of one list.
 Differs from both: several latents per step in place of one (--batch), fewer steps of roll-out and a higher learning rate, for
-a model of 64x64 pictures; float32 adapters, not bfloat16. Of the paper, text sliders and their composition are here.
+a model of 64x64 pictures; float32 adapters, not bfloat16. Of the paper, text sliders are here; several can be moved together, all to the same scale.
 
-Cost    the demonstration takes 55 s and 0.55 GB on 2 CPU cores with bfloat16 (AMX).
+Cost    the demonstration takes 55 s and 0.54 GB on 2 CPU cores with bfloat16 (AMX).
 Run     python papers/concept_sliders.py                                  trains an age slider on toybox and shows it
         python papers/concept_sliders.py train --prompts FILE.json        your own slider (see train --help)
         python papers/concept_sliders.py sample --slider age.safetensors --prompt "an old person" --scales -2 0 2

@@ -85,7 +85,7 @@ def train_autoencoder(store, args):
         l_rec, l_kl = reconstruction_loss(x_hat, x), kl_loss(mean.float(), logvar.float())
         run.update(l_rec + args.kl * l_kl, kl=l_kl)                                                         # Sec. 3.1
     vae = run.averaged("vae").eval()
-    vae.config["scaling_factor"] = 1 / float(encode_all(vae, store, args, n=2000).float().std())          # Sec. 4.3.2, App. G
+    vae.config["scaling_factor"] = 1 / float(encode_all(vae, store, args, n=2000).float().std())  # unit variance
     if run.rank == 0:
         save_folder(vae, vae.config, args.out / "vae")
 
@@ -135,7 +135,7 @@ def ldm_loss(eps_hat, eps, weight):
 def min_snr_weight(alpha_bar, gamma):
     """min(SNR, gamma) / SNR: less weight on nearly clean latents, whose noise is hard to see and matters little.
 
-    Source: Hang et al. 2023, arXiv:2303.09556, Eq. (6) for noise prediction. gamma 0 gives weight 1.
+    Source: Hang et al. 2023, arXiv:2303.09556, for noise prediction. gamma 0 gives weight 1.
     """
     snr = alpha_bar / (1 - alpha_bar)
     return (snr.clamp(max=gamma) / snr) if gamma else torch.ones_like(snr)

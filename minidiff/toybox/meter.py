@@ -3,7 +3,8 @@
 It is trained on renders in which all attributes are independent (a meter that had learnt "glasses mean old" would see a
 change of age where there is none), blurred and noised at random, since it must judge pictures that a model has sampled.
 
-    python -m minidiff.toybox.meter --minutes 10        trains it and writes the weights with each head's accuracy
+    python -m minidiff.toybox.meter                     trains it and writes the weights with each head's accuracy
+    python -m minidiff.toybox.meter --score 770011      the accuracy of the shipped one on fresh renders
 """
 import argparse
 from functools import lru_cache
@@ -77,7 +78,7 @@ def measure(images, meter=None):
 
 
 def frechet(a, b):
-    """Frechet distance of two sets of feature vectors (n, d), (m, d), as of two Gaussians. Heusel et al. 2017, Eq. (6)."""
+    """Frechet distance of two sets of feature vectors (n, d), (m, d), as of two Gaussians. Heusel et al. 2017, arXiv:1706.08500."""
     a, b = a.double(), b.double()
     ca, cb = torch.cov(a.T), torch.cov(b.T)
     root = torch.linalg.eigvals(ca @ cb).real.clamp(min=0).sqrt().sum()        # trace of (Ca Cb)^(1/2)
@@ -123,7 +124,6 @@ def train(args):
     from .. import devices
     from ..training import Run, main_process_first
     from .store import prepare
-    from .world import sample
     with main_process_first():
         store = prepare(args.out / "meter_store", args.pictures, args.seed, correlated=False)
     truth = store.attributes()
@@ -140,10 +140,17 @@ def train(args):
     if run.rank > 0:
         return
     meter = run.averaged("meter").eval()
-    fresh = sample(4000, seed=args.seed + 1, correlated=False)
-    scores = accuracy(meter, fresh.images, fresh.attributes)
+    scores = score(meter, args.seed + 1)
     save_folder(meter, {**meter.config, "accuracy": scores}, args.out / "meter")
+
+
+def score(meter, seed):
+    """Prints and returns each head's accuracy on 4,000 renders of `seed`."""
+    from .world import sample
+    fresh = sample(4000, seed=seed, correlated=False)
+    scores = accuracy(meter, fresh.images, fresh.attributes)
     print("\n".join(f"{k:12s} {v:.3f}" for k, v in scores.items()))
+    return scores
 
 
 if __name__ == "__main__":
@@ -153,4 +160,6 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int)
     parser.add_argument("--pictures", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=101)
-    train(parser.parse_args())
+    parser.add_argument("--score", type=int, metavar="SEED", help="train nothing: score the shipped meter on fresh renders of this seed")
+    options = parser.parse_args()
+    train(options) if options.score is None else score(shipped(), options.score)
