@@ -106,7 +106,7 @@ def load_strict(module, tensors, source):
 
 
 def from_folder(make, folder, device=None, dtype=None, pairs=(), ignore=(r"position_ids$",), fix=None):
-    """Build `make(config)` on the meta device and fill it with the weights in `folder`.
+    """Build `make(config)` and fill it with the weights in `folder`.
 
     Args:
         make: config dict -> module.
@@ -118,13 +118,18 @@ def from_folder(make, folder, device=None, dtype=None, pairs=(), ignore=(r"posit
     Returns the module, in eval mode, without gradients: what is loaded is frozen until somebody says otherwise.
     """
     config = read_config(folder)
+    tensors = rename(read_folder(folder), pairs, ignore)
+    return build(make, config, fix(tensors) if fix else tensors, folder, device, dtype)
+
+
+def build(make, config, tensors, source, device=None, dtype=None):
+    """`make(config)` on the meta device, filled with `tensors`; CheckpointError, which names `source`, if they do not fit."""
     try:
         with torch.device("meta"):
             module = make(config)
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{Path(folder) / 'config.json'} does not describe this model: {error}") from error
-    tensors = rename(read_folder(folder), pairs, ignore)
-    load_strict(module, fix(tensors) if fix else tensors, folder)
+        raise CheckpointError(f"{source}: its config does not describe this model: {error}") from error
+    load_strict(module, tensors, source)
     return module.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
 

@@ -324,3 +324,47 @@ def zero_residuals(unet):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
     return unet
+
+
+# The names of the original code, still used by single-file checkpoints and, for SDXL, by kohya's LoRA files.
+IN_RESBLOCK = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
+               "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
+
+
+def original_name(name, config):
+    """The name of a layer or weight of `UNet(**config)` in the original code: `conv_in.weight` -> `input_blocks.0.0.weight`.
+
+    The original counts through: one block per residual block and one per downsampling; the way up likewise, but there
+    the upsampling is a part of the level's last block.
+    """
+    for ours, theirs in original_blocks(config).items():
+        if name.startswith(f"{ours}."):
+            rest = name[len(ours) + 1:]
+            if ".resnets." in ours:
+                part, _, rest = rest.partition(".")
+                rest = f"{IN_RESBLOCK[part]}.{rest}" if rest else IN_RESBLOCK[part]
+            return f"{theirs}.{rest}"
+        if name == ours:
+            return theirs
+    raise ValueError(f"{name!r} has no name in the original code")
+
+
+def original_blocks(config):
+    """{block of `UNet(**config)`: its name in the original code}"""
+    layers, levels = config["layers_per_block"], len(config["block_out_channels"])
+    names = {"conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+             "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
+             "mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1",
+             "mid_block.resnets.1": "middle_block.2", "conv_norm_out": "out.0", "conv_out": "out.2"}
+    for level in range(levels):
+        first = 1 + level * (layers + 1)
+        for i in range(layers):
+            names[f"down_blocks.{level}.resnets.{i}"] = f"input_blocks.{first + i}.0"
+            names[f"down_blocks.{level}.attentions.{i}"] = f"input_blocks.{first + i}.1"
+        names[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{first + layers}.0.op"
+        for i in range(layers + 1):
+            names[f"up_blocks.{level}.resnets.{i}"] = f"output_blocks.{first - 1 + i}.0"
+            names[f"up_blocks.{level}.attentions.{i}"] = f"output_blocks.{first - 1 + i}.1"
+        place = 2 if UP[config["up_block_types"][level]] else 1
+        names[f"up_blocks.{level}.upsamplers.0.conv"] = f"output_blocks.{first - 1 + layers}.{place}.conv"
+    return names

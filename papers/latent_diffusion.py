@@ -38,7 +38,7 @@ import torch.nn.functional as F
 
 import minidiff
 from minidiff import devices, images, toybox
-from minidiff.checkpoints import save_folder, write_atomically, write_json
+from minidiff.checkpoints import find, load_strict, read_folder, save_folder, write_atomically, write_json
 from minidiff.clip import CLIPText
 from minidiff.schedule import Schedule
 from minidiff.tokenizer import Tokenizer
@@ -74,6 +74,7 @@ def train_autoencoder(store, args):
     """Trains E and D; saves them, with the scaling factor that gives latents unit variance, to args.out/vae."""
     torch.manual_seed(args.seed)
     vae = VAE(**VAE_CONFIG).to(args.device, memory_format=torch.channels_last)
+    go_on_from(args.start, {"vae": vae}, args.device)
     run = Run(args.out / "vae", {"vae": vae}, lr=args.lr, steps=args.steps, minutes=args.minutes, batch=args.batch or 32, ema=0.998,
               seed=args.seed, fresh=args.fresh, name=f"autoencoder {count(vae):.1f}M")
     for step, generator in run:
@@ -149,13 +150,14 @@ def train_unet(store, args):
     tokenizer, ids, empty = tokenized(store, args)
     schedule = Schedule(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False)
     unet, text_encoder = new_networks(len(tokenizer), tokenizer.eos, args.device)
+    go_on_from(args.start, {"unet": unet, "text_encoder": text_encoder}, args.device)
     run = Run(args.out / "unet", {"unet": unet, "text_encoder": text_encoder}, lr=args.lr, steps=args.steps,
               minutes=args.minutes, batch=args.batch or 128, ema=0.9995, seed=args.seed, fresh=args.fresh,
               name=f"unet {count(unet):.1f}M + text {count(text_encoder):.1f}M")
-    alpha_bar = schedule.alpha_bar.to(run.device)
+    alpha_bar, often = schedule.alpha_bar.to(run.device), how_often(store).to(run.device)
     for step, generator in run:
         draw = lambda high, *shape: torch.randint(high, shape, generator=generator, device=run.device)
-        index = draw(len(store), run.batch)
+        index = torch.multinomial(often, run.batch, replacement=True, generator=generator)
         z = latents(index.cpu()).to(run.device, memory_format=torch.channels_last) * scale   # (B, 8, 16, 16)
         y = ids[index, draw(ids.shape[1], run.batch)]                                                     # (B, L): one of its wordings
         y = torch.where((torch.rand(run.batch, 1, generator=generator, device=run.device) < args.drop), empty, y)
@@ -167,6 +169,21 @@ def train_unet(store, args):
         run.update(ldm_loss(eps_hat, eps, min_snr_weight(alpha_bar[t], args.gamma)))                      # Eq. (3)
     if run.rank == 0:
         export(run, tokenizer, schedule, args.out)
+
+
+OFTEN = {"pair": 2.0, "hand": 2.0}                # what is learned last is drawn twice as often
+
+
+def how_often(store):
+    """How often each picture is drawn, relative to the others, (n,)."""
+    return torch.tensor([OFTEN.get(kind, 1.0) for kind in CLASSES["kind"]])[store.attributes()["kind"]]
+
+
+def go_on_from(model, modules, device):
+    """Fill the modules, before training, with the weights of another model; None leaves them new."""
+    for name, module in modules.items() if model else ():
+        load_strict(module, {k: t.float() for k, t in read_folder(find(model) / name).items()}, f"{model}, {name}")
+        module.to(device, memory_format=torch.channels_last)
 
 
 def new_networks(vocabulary, end, device):
@@ -190,7 +207,10 @@ def cached_latents(store, args):
 
 def tokenized(store, args):
     """The tokenizer, the ids of every caption (n, wordings, L), and those of the empty caption (1, L)."""
-    tokenizer = Tokenizer.train([c for words in store.captions for c in words], length=TEXT_CONFIG["max_position_embeddings"])
+    if args.start:
+        tokenizer = Tokenizer.from_pretrained(find(args.start) / "tokenizer")
+    else:
+        tokenizer = Tokenizer.train([c for words in store.captions for c in words], length=TEXT_CONFIG["max_position_embeddings"])
     ids = torch.stack([tokenizer(words) for words in store.captions]).to(args.device)
     return tokenizer, ids, tokenizer([""]).to(args.device)
 
@@ -324,6 +344,7 @@ def arguments(argv=None):
     train.add_argument("--gamma", type=float, default=5.0, help="Min-SNR gamma; 0: the paper's unweighted Eq. (3)")
     train.add_argument("--drop", type=float, default=0.1, help="share of captions dropped")
     train.add_argument("--pictures", type=int, default=100_000, help="pictures drawn ahead")
+    train.add_argument("--start", default=None, help="begin with the weights of this model, toybox or a folder, not with new ones")
     train.add_argument("--fresh", action="store_true", help="start again although there is a checkpoint")
     table = verbs.add_parser("eval", help="the table of weights/README.md", parents=[use], **how)
     table.add_argument("--pictures", type=int, default=300, help="fresh captions, and fresh renders, per seed")
