@@ -77,11 +77,12 @@ class TextKV:
 
     The text does not change while sampling, so they are computed once per prompt (`unet.text_kv(context)`) and given
     to the UNet in place of the context. They belong to the weights that made them: after a step of training, or
-    another scale of a LoRA on `to_k` or `to_v`, make them again.
+    another scale of a LoRA on `to_k` or `to_v`, make them again. `vector` (B, W), or None, is what the text adds to
+    the time embedding, in models that do so.
     """
 
-    def __init__(self, pairs):
-        self.pairs = pairs                        # {layer: (k, v)}, (B, h, L, d) each
+    def __init__(self, pairs, vector=None):
+        self.pairs, self.vector = pairs, vector   # {layer: (k, v)}, (B, h, L, d) each
 
     def of(self, layer):
         if layer not in self.pairs:
@@ -90,10 +91,35 @@ class TextKV:
 
     def __getitem__(self, rows):
         """Some of the prompts: `kv[:2]`, or `kv[[0, 0, 1]]` to use the first one twice."""
-        return TextKV({layer: (k[rows], v[rows]) for layer, (k, v) in self.pairs.items()})
+        vector = None if self.vector is None else self.vector[rows]
+        return TextKV({layer: (k[rows], v[rows]) for layer, (k, v) in self.pairs.items()}, vector)
 
     def __len__(self):
         return next(iter(self.pairs.values()))[0].shape[0] if self.pairs else 0
+
+
+class AddedKVAttention(Attention):
+    """Attention of all positions of a feature map to the text and to themselves, in one softmax, added to their input.
+
+    Of Kandinsky's UNet, after GLIDE (Nichol et al., arXiv:2112.10741). The maps that `control` gets are (B, h, N, L + N).
+    """
+
+    def __init__(self, channels, heads, context_width, groups):
+        super().__init__(channels, heads, bias=True)
+        self.is_cross = True
+        self.group_norm = nn.GroupNorm(groups, channels)
+        self.add_k_proj, self.add_v_proj = nn.Linear(context_width, channels), nn.Linear(context_width, channels)
+
+    def forward(self, x, context):                # (B, C, H, W), context (B, L, D) or TextKV -> (B, C, H, W)
+        tokens = rearrange(self.group_norm(x), "b c h w -> b (h w) c")
+        q, own_k, own_v = (self.split_heads(layer(tokens)) for layer in (self.to_q, self.to_k, self.to_v))
+        k, v = context.of(self) if isinstance(context, TextKV) else self.keys_values(context)
+        out = attend(q, torch.cat([k, own_k], dim=2), torch.cat([v, own_v], dim=2), self.control)    # the text comes first
+        return x + rearrange(self.to_out(rearrange(out, "b h n d -> b n (h d)")), "b (h w) c -> b c h w", h=x.shape[-2])
+
+    def keys_values(self, context):
+        """(B, L, D) -> keys and values of the text, (B, h, L, d) each."""
+        return self.split_heads(self.add_k_proj(context)), self.split_heads(self.add_v_proj(context))
 
 
 class Transformer(nn.Module):

@@ -74,7 +74,7 @@ def train_autoencoder(store, args):
     """Trains E and D; saves them, with the scaling factor that gives latents unit variance, to args.out/vae."""
     torch.manual_seed(args.seed)
     vae = VAE(**VAE_CONFIG).to(args.device, memory_format=torch.channels_last)
-    go_on_from(args.start, {"vae": vae}, args.device)
+    go_on_from(args.init, {"vae": vae}, args.device)
     run = Run(args.out / "vae", {"vae": vae}, lr=args.lr, steps=args.steps, minutes=args.minutes, batch=args.batch or 32, ema=0.998,
               seed=args.seed, fresh=args.fresh, name=f"autoencoder {count(vae):.1f}M")
     for step, generator in run:
@@ -150,7 +150,7 @@ def train_unet(store, args):
     tokenizer, ids, empty = tokenized(store, args)
     schedule = Schedule(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False)
     unet, text_encoder = new_networks(len(tokenizer), tokenizer.eos, args.device)
-    go_on_from(args.start, {"unet": unet, "text_encoder": text_encoder}, args.device)
+    go_on_from(args.init, {"unet": unet, "text_encoder": text_encoder}, args.device)
     run = Run(args.out / "unet", {"unet": unet, "text_encoder": text_encoder}, lr=args.lr, steps=args.steps,
               minutes=args.minutes, batch=args.batch or 128, ema=0.9995, seed=args.seed, fresh=args.fresh,
               name=f"unet {count(unet):.1f}M + text {count(text_encoder):.1f}M")
@@ -207,8 +207,8 @@ def cached_latents(store, args):
 
 def tokenized(store, args):
     """The tokenizer, the ids of every caption (n, wordings, L), and those of the empty caption (1, L)."""
-    if args.start:
-        tokenizer = Tokenizer.from_pretrained(find(args.start) / "tokenizer")
+    if args.init:
+        tokenizer = Tokenizer.from_pretrained(find(args.init) / "tokenizer")
     else:
         tokenizer = Tokenizer.train([c for words in store.captions for c in words], length=TEXT_CONFIG["max_position_embeddings"])
     ids = torch.stack([tokenizer(words) for words in store.captions]).to(args.device)
@@ -344,7 +344,7 @@ def arguments(argv=None):
     train.add_argument("--gamma", type=float, default=5.0, help="Min-SNR gamma; 0: the paper's unweighted Eq. (3)")
     train.add_argument("--drop", type=float, default=0.1, help="share of captions dropped")
     train.add_argument("--pictures", type=int, default=100_000, help="pictures drawn ahead")
-    train.add_argument("--start", default=None, help="begin with the weights of this model, toybox or a folder, not with new ones")
+    train.add_argument("--init", default=None, help="begin with the weights of this model, toybox or a folder, not with new ones")
     train.add_argument("--fresh", action="store_true", help="start again although there is a checkpoint")
     table = verbs.add_parser("eval", help="the table of weights/README.md", parents=[use], **how)
     table.add_argument("--pictures", type=int, default=300, help="fresh captions, and fresh renders, per seed")

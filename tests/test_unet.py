@@ -12,18 +12,32 @@ from torch.testing import assert_close
 
 from minidiff.attention import Attention, attend
 from minidiff.checkpoints import CheckpointError, load_strict, save_folder
-from minidiff.unet import UNet, sinusoid, zero_residuals
+from minidiff.unet import UNet, original_name, sinusoid, zero_residuals
 
-GOLDEN = Path(__file__).parent / "golden" / "unet-sd1"
+GOLDEN = Path(__file__).parent / "golden"
 TINY = dict(in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1, attention_head_dim=2,
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=12, norm_num_groups=4)
 
-# sha256 of the sorted lines "key shape" of the published UNets (made from the manifests sd15.unet, sd21.unet).
+SDXL = dict(block_out_channels=[320, 640, 1280], down_block_types=["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 2,
+            up_block_types=["CrossAttnUpBlock2D"] * 2 + ["UpBlock2D"], transformer_layers_per_block=[1, 2, 10],
+            attention_head_dim=[5, 10, 20], cross_attention_dim=2048, use_linear_projection=True, addition_embed_type="text_time",
+            addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816)
+KANDINSKY = dict(block_out_channels=[384, 768, 1152, 1536], down_block_types=["ResnetDownsampleBlock2D"] + ["SimpleCrossAttnDownBlock2D"] * 3,
+                 up_block_types=["SimpleCrossAttnUpBlock2D"] * 3 + ["ResnetUpsampleBlock2D"], mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+                 layers_per_block=3, attention_head_dim=64, cross_attention_dim=768, out_channels=8, resnet_time_scale_shift="scale_shift",
+                 addition_embed_type="image", encoder_hid_dim=1280, encoder_hid_dim_type="image_proj")
+
+# sha256 of the sorted lines "key shape" of the published UNets, in their folders and in single files.
 PUBLISHED = {
-    "sd15": (dict(), 859_520_964, "5159ace1d6e60acb2ff7b9ddd73044e92771c04623d5c12ebfaaf0067d0aabb7"),
+    "sd15": (dict(), 859_520_964, "5159ace1d6e60acb2ff7b9ddd73044e92771c04623d5c12ebfaaf0067d0aabb7", 
+             "2489855b740ba326b790207b1118e63205e3a533d068913c24787d987ad98626"),
     "sd21": (dict(attention_head_dim=[5, 10, 20, 20], cross_attention_dim=1024, use_linear_projection=True),
-             865_910_724, "61d626becb5b11d894e2956c6a9b97e2ef40b8dedb66529bc101650e187b27f0"),
+             865_910_724, "61d626becb5b11d894e2956c6a9b97e2ef40b8dedb66529bc101650e187b27f0", 
+             "50e424db2fb788a23106981491307c72d949eea2538499fbf93cf806705bc6e2"),
+    "sdxl": (SDXL, 2_567_463_684, "9556a38d644b6b5389f13de11fde3b4314fff6224b313378827c9a1b34b67f27", 
+             "d8427731b1d2b4b612e3c50353d91f7c1eef2d8fb29d7539903578a9604a530a"),
+    "kandinsky22": (KANDINSKY, 1_253_057_288, "7b83d26cb551b015231ac9a25e92cacd6791815a38e84f81fa8bf31ca1df8493", None),
 }
 
 
@@ -38,25 +52,36 @@ def batch(n=2, side=8, width=12):
             torch.randn(n, 5, width, generator=g))
 
 
-@pytest.mark.parametrize("size", ["", "odd."])
+@pytest.mark.parametrize("case, size", [("unet-sd1", ""), ("unet-sd1", "odd."), ("unet-sd2", ""), ("unet-sd2", "odd."),
+                                        ("unet-sdxl", ""), ("unet-kandinsky22", "")])
 @torch.no_grad()
-def test_unet_gives_the_peers_output(size):
-    unet = UNet.from_config(json.loads((GOLDEN / "config.json").read_text())["unet"])
-    load_strict(unet, load_file(GOLDEN / "weights.unet.safetensors"), "golden")
-    inputs, want = load_file(GOLDEN / "inputs.safetensors"), load_file(GOLDEN / "outputs.safetensors")
-    atol = json.loads((GOLDEN / "case.json").read_text())["atol"]
-    got = unet(*(inputs[size + name] for name in ("sample", "timestep", "encoder_hidden_states")))
-    assert_close(got, want[size + "sample"], rtol=0, atol=atol[size + "sample"])
+def test_unet_gives_the_peers_output(case, size):
+    folder = GOLDEN / case
+    unet = UNet.from_config(json.loads((folder / "config.json").read_text())["unet"])
+    load_strict(unet, load_file(folder / "weights.unet.safetensors"), "golden")
+    inputs, want = load_file(folder / "inputs.safetensors"), load_file(folder / "outputs.safetensors")
+    atol = json.loads((folder / "case.json").read_text())["atol"][size + "sample"]
+    conditions = {name: inputs.get(size + name) for name in ("text_embeds", "time_ids", "image_embeds")}
+    context, added = inputs.get(size + "encoder_hidden_states"), {name: c for name, c in conditions.items() if c is not None}
+    x, t = inputs[size + "sample"], inputs[size + "timestep"]
+    assert_close(unet(x, t, context, added), want[size + "sample"], rtol=0, atol=atol)
+    assert_close(unet(x, t, unet.text_kv(context, added)), want[size + "sample"], rtol=0, atol=atol)
+
+
+def digest(names, unet):
+    lines = sorted(f"{name} {tuple(t.shape)}" for name, t in zip(names, unet.state_dict().values()))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_unets_have_these_keys_and_shapes(name):
-    config, parameters, digest = PUBLISHED[name]
+    config, parameters, folder, single_file = PUBLISHED[name]
     with torch.device("meta"):
         unet = UNet(**config)
-    lines = sorted(f"{key} {tuple(t.shape)}" for key, t in unet.state_dict().items())
     assert sum(p.numel() for p in unet.parameters()) == parameters
-    assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == digest
+    assert digest(unet.state_dict(), unet) == folder
+    if single_file:
+        assert digest([original_name(key, unet.config) for key in unet.state_dict()], unet) == single_file
 
 
 @torch.no_grad()
@@ -199,6 +224,51 @@ def test_zero_residuals_predicts_zero_and_still_learns():
     assert losses[-1] < losses[0]
 
 
+def tiny_sdxl():
+    return tiny(addition_embed_type="text_time", addition_time_embed_dim=4, projection_class_embeddings_input_dim=7 + 6 * 4)
+
+
+def tiny_kandinsky():
+    return tiny(down_block_types=["ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"], attention_head_dim=4, out_channels=8,
+                up_block_types=["SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"], mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+                resnet_time_scale_shift="scale_shift", addition_embed_type="image", encoder_hid_dim=7, encoder_hid_dim_type="image_proj")
+
+
+@pytest.mark.parametrize("make, names", [(tiny_sdxl, ["text_embeds", "time_ids"]), (tiny_kandinsky, ["image_embeds"])])
+def test_every_added_condition_counts_and_all_parameters_learn(make, names):
+    unet, (x, t, context) = make(), batch()
+    context = context if "time_ids" in names else None
+    added = {name: torch.randn(2, 6 if name == "time_ids" else 7).requires_grad_() for name in names}
+    unet(x, t, context, added).square().mean().backward()
+    assert not [name for name, p in unet.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert all((condition.grad.abs().sum(dim=1) > 0).all() for condition in added.values())
+
+
+@pytest.mark.parametrize("make, names", [(tiny_sdxl, ["text_embeds", "time_ids"]), (tiny_kandinsky, ["image_embeds"])])
+def test_added_conditions_that_do_not_fit_are_refused(make, names):
+    unet, (x, t, context) = make(), batch()
+    context = context if "time_ids" in names else None
+    added = {name: torch.randn(2, 6 if name == "time_ids" else 7) for name in names}
+    with pytest.raises(ValueError, match=f"needs added conditions {', '.join(names)}; it got none"):
+        unet(x, t, context)
+    with pytest.raises(ValueError, match="numbers per picture, this UNet takes"):
+        unet(x, t, context, {**added, names[0]: torch.randn(2, 8)})
+    with pytest.raises(ValueError, match="added is for a batch of 1|context is for a batch of 1"):
+        unet(x, t, context, {name: condition[:1] for name, condition in added.items()})
+
+
+def test_a_context_is_refused_where_the_unet_makes_it_of_the_image():
+    (x, t, context) = batch()
+    with pytest.raises(ValueError, match="pass None"):
+        tiny_kandinsky()(x, t, context, {"image_embeds": torch.randn(2, 7)})
+
+
+@pytest.mark.parametrize("side", [8, 9])
+def test_residual_sampling_comes_back_in_the_size_it_was_given(side):
+    x = torch.randn(1, 4, side, side - 1)
+    assert tiny_kandinsky()(x, 3, None, {"image_embeds": torch.randn(1, 7)}).shape == (1, 8, side, side - 1)
+
+
 # Input that does not fit
 
 def test_a_unet_without_text_takes_no_context():
@@ -219,12 +289,13 @@ def test_conditions_that_do_not_fit_are_refused():
     for use in (lambda c: unet(x, t, c), unet.text_kv):
         with pytest.raises(ValueError, match=r"expected \(B, L, 12\)"):
             use(torch.zeros(2, 5, 13))
-    with pytest.raises(ValueError, match="no added conditions.*time_ids"):
+    with pytest.raises(ValueError, match="added conditions of no kind; it got time_ids"):
         unet(x, t, context, added={"time_ids": 0})
 
 
-@pytest.mark.parametrize("config", [{"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"}, {"attention_head_dim": [2]},
-                                    {"addition_embed_type": "image"}, {"_class_name": "AutoencoderKL"},
+@pytest.mark.parametrize("config", [{"mid_block_type": "UNetMidBlock2D"}, {"attention_head_dim": [2]},
+                                    {"addition_embed_type": "text"}, {"encoder_hid_dim": None, "addition_embed_type": "image"},
+                                    {"addition_time_embed_dim": None, "addition_embed_type": "text_time"}, {"_class_name": "AutoencoderKL"},
                                     {"down_block_types": ["DownBlock2D", "AttnDownBlock2D"]}, {"act_fn": "gelu"}])
 def test_a_config_that_is_not_supported_is_refused_by_name(config):
     with pytest.raises(ValueError, match=next(iter(config))):
