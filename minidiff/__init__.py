@@ -10,11 +10,13 @@ from importlib import import_module
 
 HOMES = {
     "load": "pipeline", "TextToImage": "pipeline",
-    "UNet": "unet", "VAE": "vae", "Schedule": "schedule", "Tokenizer": "tokenizer",
+    "UNet": "unet", "VAE": "vae", "MoVQ": "movq", "Prior": "prior", "Schedule": "schedule",
+    "Tokenizer": "tokenizer", "LearnedToken": "tokens",
     "CLIP": "clip", "CLIPText": "clip", "CLIPImage": "clip", "CheckpointError": "checkpoints",
 }
-MODULES = ("attention", "checkpoints", "clip", "devices", "images", "lora", "pipeline", "samplers", "schedule", "tokenizer",
-           "toybox", "training", "unet", "vae")
+MODULES = ("attention", "checkpoints", "clip", "devices", "hub", "images", "info", "lora", "movq", "open_clip",
+           "pipeline", "prior", "samplers", "schedule", "single_file", "tensorfile", "tokenizer", "tokens", "toybox",
+           "training", "unet", "vae")
 __all__ = [*HOMES, *MODULES]
 
 

@@ -1,10 +1,16 @@
-"""python -m minidiff "a prompt": a picture for a prompt, in a file."""
+"""python -m minidiff "a prompt": a picture for a prompt, in a file.   python -m minidiff info PATH, get NAME: see there."""
 import argparse
 import math
 import sys
+from importlib import import_module
+
+COMMANDS = {"info": ".info", "get": ".hub"}       # anything else is a prompt
 
 
 def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in COMMANDS:
+        return import_module(COMMANDS[argv[0]], __package__).main(argv[1:])
     args = parse(argv)
     from . import images, load              # after parsing: --help need not wait for torch
 
@@ -21,7 +27,9 @@ def main(argv=None):
 
 def parse(argv):
     parser = argparse.ArgumentParser(prog="python -m minidiff", description="Make a picture for a prompt.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+                                     epilog="Two other commands: `info PATH` says what is in a checkpoint, "
+                                     "`get NAME` downloads one; each has its own --help.")
     parser.add_argument("prompt", help="what to draw")
     parser.add_argument("--n", type=int, default=1, help="number of pictures; several are laid out in one file")
     parser.add_argument("--steps", type=int, default=50, help="steps of the sampler")

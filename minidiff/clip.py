@@ -1,7 +1,8 @@
 """CLIP: a text tower and an image tower with a common embedding. Radford et al., arXiv:2103.00020v1.
 
 Module names are those of the published files (transformers), so that OpenAI's, LAION's, Stable Diffusion's and
-Kandinsky's encoders load without renaming. Configs are theirs too; a key that is missing has their default.
+Kandinsky's encoders load without renaming. Configs are theirs too; a key that is missing has their default. The other
+layout in which LAION publishes, open_clip's, is translated by minidiff.open_clip.
 
     paper               code                          shape
     ------------------  ----------------------------  -------------
@@ -20,8 +21,9 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import nn
 
+from . import open_clip
 from .attention import attend
-from .checkpoints import from_folder
+from .checkpoints import build, from_folder
 
 TEXT_DEFAULTS = dict(model_type="clip_text_model", vocab_size=49408, hidden_size=512, intermediate_size=2048,
                      num_hidden_layers=12, num_attention_heads=8, max_position_embeddings=77, projection_dim=512,
@@ -32,6 +34,10 @@ VISION_DEFAULTS = dict(model_type="clip_vision_model", hidden_size=768, intermed
 CLIP_DEFAULTS = dict(model_type="clip", projection_dim=512, logit_scale_init_value=math.log(1 / 0.07))
 
 ORIGINAL_VOCABULARY = 49408           # of every public CLIP; its last id is the end token
+
+# A tower saved alone may lack the first part of every name: transformers 5 leaves it out.
+TEXT_NAMES = [(r"^(embeddings|encoder|final_layer_norm)\.", r"text_model.\1.")]
+VISION_NAMES = [(r"^(embeddings|encoder|pre_layrnorm|post_layernorm)\.", r"vision_model.\1.")]
 
 
 def quick_gelu(x):
@@ -186,9 +192,9 @@ class CLIPText(nn.Module):
         return cls(config)
 
     @classmethod
-    def from_pretrained(cls, folder, device=None, dtype=None):
-        """Read config.json and *.safetensors, with or without the prefix `text_model.` (transformers 5 drops it)."""
-        return from_folder(cls, folder, device, dtype, pairs=[(r"^(embeddings|encoder|final_layer_norm)\.", r"text_model.\1.")])
+    def from_pretrained(cls, folder, device=None, dtype=None, variant=None):
+        """Read config.json and *.safetensors; `variant="fp16"` for *.fp16.safetensors."""
+        return from_folder(cls, folder, device, dtype, pairs=TEXT_NAMES, variant=variant)
 
     def forward(self, ids, skip=0, norm=None):
         """Encode token ids.
@@ -212,6 +218,10 @@ class CLIPText(nn.Module):
             hidden = self.text_model.final_layer_norm(hidden) if skip else last
         pooled = last[torch.arange(len(ids), device=ids.device), self._end_position(ids)]
         return hidden, self.text_projection(pooled) if _is_projected(self.config) else pooled
+
+    def counts(self, ids):
+        """(B, L) -> bool (B, L): True up to the end token, False for padding."""
+        return torch.arange(ids.shape[1], device=ids.device) <= self._end_position(ids)[:, None]
 
     def _end_position(self, ids):
         """(B, L) -> (B,): where the first end token is."""
@@ -249,10 +259,9 @@ class CLIPImage(nn.Module):
         return cls(config)
 
     @classmethod
-    def from_pretrained(cls, folder, device=None, dtype=None):
-        """Read config.json and *.safetensors, with or without the prefix `vision_model.`."""
-        return from_folder(cls, folder, device, dtype,
-                           pairs=[(r"^(embeddings|encoder|pre_layrnorm|post_layernorm)\.", r"vision_model.\1.")])
+    def from_pretrained(cls, folder, device=None, dtype=None, variant=None):
+        """Read config.json and *.safetensors; `variant="fp16"` for *.fp16.safetensors."""
+        return from_folder(cls, folder, device, dtype, pairs=VISION_NAMES, variant=variant)
 
     def forward(self, pixels):
         """pixels: (B, 3, H, W), normalised by `images.clip_pixels`. `hidden` is the last layer's output without a norm."""
@@ -276,7 +285,8 @@ class CLIP(nn.Module):
     """Both towers and the temperature.
 
     Args:
-        config: dict of transformers' CLIPConfig, with `text_config` and `vision_config` inside.
+        config: dict of transformers' CLIPConfig, with `text_config` and `vision_config` inside; or that of open_clip,
+            with `text_cfg` and `vision_cfg`. `clip.config` is the former in both cases.
 
     `clip.text` and `clip.image` are a CLIPText and a CLIPImage with projection; they share their modules with `clip`,
     whose state dict has the names of the published files: text_model.*, text_projection.weight, vision_model.*, ...
@@ -284,6 +294,8 @@ class CLIP(nn.Module):
 
     def __init__(self, config):
         super().__init__()
+        if "text_cfg" in config or "model_cfg" in config:
+            config = open_clip.clip_config(config)
         config = {**CLIP_DEFAULTS, **config}
         _check_family(config, "clip", "CLIPModel")
         text = {**TEXT_DEFAULTS, **(config.get("text_config") or {}), **(config.pop("text_config_dict", None) or {})}
@@ -304,9 +316,11 @@ class CLIP(nn.Module):
         return cls(config)
 
     @classmethod
-    def from_pretrained(cls, folder, device=None, dtype=None):
-        """Read config.json and *.safetensors of a CLIPModel."""
-        return from_folder(cls, folder, device, dtype)
+    def from_pretrained(cls, folder, device=None, dtype=None, variant=None):
+        """Read config.json and *.safetensors of a CLIPModel; or open_clip_config.json and open_clip_model.safetensors."""
+        if open_clip.is_open_clip(folder):
+            return build(cls, *open_clip.read(folder), folder, device, dtype)
+        return from_folder(cls, folder, device, dtype, fix=open_clip.our_names, variant=variant)
 
     def encode_text(self, ids):
         """(B, L) int64 -> (B, E), not normalised."""
@@ -356,7 +370,7 @@ def _is_projected(config):
 
 
 def _check(config, kind, hint):
-    if "text_config" in config or "vision_config" in config:
+    if {"text_config", "vision_config", "text_cfg", "model_cfg"} & config.keys():
         raise ValueError(f"it is a whole CLIP; use {hint}")
     _check_family(config, f"clip_{kind.lower()}_model", f"CLIP{kind}Model")
     if config["hidden_act"] not in ACTIVATIONS:

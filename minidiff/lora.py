@@ -10,21 +10,19 @@
                                        position of a slider
 
 An adapter is a forward hook on the layer it changes, so the model keeps its names, its weights and its state dict.
-Several adapters on one layer add up; each has its own scale.
+Several adapters on one layer add up; each has its own scale. The formats of files are in lora_files.py.
 """
-import json
+import math
 import re
-import warnings
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import torch
 from einops import einsum
-from safetensors import safe_open
 from torch import nn
 
-from .checkpoints import CheckpointError, read_tensors, write_tensors
+from .checkpoints import CheckpointError
+from .lora_files import adaptable, component_of, listed, names_in_files, read, save
 
 # Which Linear and Conv2d layers of a UNet get an adapter ("c3lier" of the Concept Sliders code): those inside attention,
 # residual blocks and samplers. Not conv_in, conv_out, the time embedding, feed-forward, proj_in and proj_out.
@@ -54,17 +52,14 @@ def attach(module, rank=4, alpha=1.0, where="noxattn", generator=None):
     Returns:
         LoRA, at scale 1.
     """
+    if rank < 1 or not alpha > 0:
+        raise ValueError(f"rank {rank}, alpha {alpha}; expected a rank of at least 1 and an alpha above 0")
     layers = {name: layer for name, layer in adaptable(module).items() if chosen(name, where)}
     if not layers:
         raise ValueError(f"no layer of {type(module).__name__} is chosen by where={where!r}")
     module.requires_grad_(False)
     return LoRA(module, {name: Adapter(layer, min(rank, *layer.weight.shape[:2]), alpha, generator)
                          for name, layer in layers.items()})
-
-
-def adaptable(module):
-    """{name: layer} of all Linear and Conv2d layers."""
-    return {name: layer for name, layer in module.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
 
 
 def chosen(name, where):
@@ -122,6 +117,11 @@ class LoRA(nn.Module):
         self._hooks = [layers[name].register_forward_hook(partial(self._add, adapter))
                        for name, adapter in adapters.items()]
 
+    @property
+    def module(self):
+        """The model that it was made for."""
+        return self._module[0]
+
     def _add(self, adapter, layer, args, output):
         """Forward hook: what the layer gave -> that plus s (alpha / r) B A x."""
         if isinstance(self.scale, torch.Tensor):
@@ -160,7 +160,7 @@ class LoRA(nn.Module):
             raise ValueError("a scale per picture cannot be merged into one set of weights; set lora.scale to a float")
         if not self._hooks:
             raise ValueError("this LoRA is not on its model any more (merged or detached)")
-        layers = adaptable(self._module[0])
+        layers = adaptable(self.module)
         for name, adapter in zip(self.names, self.adapters):
             weight = layers[name].weight
             weight.copy_(weight.float() + float(self.scale) * adapter.weight().to(weight.device))
@@ -170,41 +170,13 @@ class LoRA(nn.Module):
         """Write a .safetensors file that others load; the scale is not part of it.
 
         Args:
-            layout: "kohya" (A1111, ComfyUI, diffusers) or "diffusers" (PEFT names).
-            prefix: the component's name in the file: "unet", "text_encoder" or "text_encoder_2"; None finds out.
+            layout: "kohya" (A1111, ComfyUI, diffusers) or "diffusers" (PEFT's names).
+            prefix: which component of a file this is: "unet", "text_encoder", for SDXL "text_encoder_1" and
+                "text_encoder_2"; None finds out, but takes every text encoder for the only one.
+
+        `lora.save(path, {component: LoRA}, layout)` writes several components into one file.
         """
-        if layout not in ("kohya", "diffusers"):
-            raise ValueError(f"layout {layout!r}, expected kohya or diffusers")
-        component = component_of(self._module[0], prefix)
-        # diffusers misreads a kohya file whose alphas differ, so all get one, and B takes up the difference.
-        alpha = float(self.adapters[0].alpha)
-        tensors = {}
-        for name, adapter in zip(self.names, self.adapters):
-            down, up = adapter.down.weight, adapter.up.weight
-            if layout == "kohya":
-                key = f"{KOHYA[component][0]}_{name.replace('.', '_')}"
-                tensors |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up * (adapter.alpha / alpha),
-                            f"{key}.alpha": torch.tensor(alpha)}
-            else:                            # has no place for alpha: readers take alpha = r
-                tensors |= {f"{component}.{name}.lora_A.weight": down,
-                            f"{component}.{name}.lora_B.weight": up * (adapter.alpha / adapter.rank)}
-        rank = max(adapter.rank for adapter in self.adapters)
-        kohya = {"ss_network_module": "networks.lora", "ss_network_dim": str(rank), "ss_network_alpha": str(alpha)}
-        write_tensors(path, tensors, metadata={"format": "pt", **(kohya if layout == "kohya" else {})})
-
-
-# Files ------------------------------------------------------------------------------------------------------------
-
-# The name of a component in diffusers' layouts, and what kohya's keys begin with.
-KOHYA = {"unet": ("lora_unet",), "text_encoder": ("lora_te", "lora_te1"), "text_encoder_2": ("lora_te2",)}
-
-# The end of a key, and which part of the adapter it is.
-ENDINGS = [
-    (r"\.lora_down\.weight$", "down"), (r"\.lora_up\.weight$", "up"), (r"\.alpha$", "alpha"),                # kohya
-    (r"\.lora_A(\.\w+)?\.weight$", "down"), (r"\.lora_B(\.\w+)?\.weight$", "up"),                            # PEFT
-    (r"\.lora(_linear_layer)?\.down\.weight$", "down"), (r"\.lora(_linear_layer)?\.up\.weight$", "up"),      # diffusers
-    (r"_lora\.down\.weight$", "down"), (r"_lora\.up\.weight$", "up"),                        # attention processors
-]
+        save(path, {component_of(self.module, prefix): self}, layout)
 
 
 @torch.no_grad()
@@ -214,116 +186,52 @@ def load(module, path, prefix=None):
     Args:
         module: a UNet or a text encoder.
         path: .safetensors (or .pt, read without unpickling code) in kohya's, diffusers' or PEFT's layout.
-        prefix: which component of the file: "unet", "text_encoder" or "text_encoder_2"; None takes what `module` is.
+        prefix: which component of the file, as in `LoRA.save`.
 
     Returns:
-        LoRA. CheckpointError for a file of another kind, and for adapters that fit no layer.
+        LoRA. CheckpointError for a file of another kind or family, and for adapters that fit no layer.
     """
-    component = component_of(module, prefix)
-    tensors, metadata = read_file(path)
-    parts, others, unknown = {}, set(), []
-    for key, tensor in tensors.items():
-        owner, name, part = parse(key, component)
-        if part is None:
-            unknown.append(key)
-        elif owner == component:
-            parts.setdefault(name, {})[part] = tensor
-        else:
-            others.add(owner)
-    if unknown:
-        raise CheckpointError(f"{path} is not a LoRA that can be read here; keys not understood: {listed(unknown)}")
-    if not parts:
-        raise CheckpointError(f"{path} has nothing for {component}, only {', '.join(sorted(others)) or 'no tensors'}")
-    if others:
-        warnings.warn(f"{path} is also for {', '.join(sorted(others))}; load that part onto it as well")
-    layers = adaptable(module)
-    names = {name.replace(".", "_"): name for name in layers}
+    parts = read(path, module, prefix)
+    layers, names = adaptable(module), names_in_files(module)
     adapters, problems = {}, []
     for key, part in parts.items():
-        flat = key.replace(".", "_")
-        name = names.get(flat) or names.get(f"text_model_{flat}")        # transformers 5 leaves out text_model
+        name = names.get(key.replace(".", "_"))
         try:
-            adapters[name] = filled(layers[name], part, file_alpha(metadata, component, key))
-        except KeyError:
-            problems.append(f"{key}: no such layer" if name is None else f"{key}: down or up is missing")
+            if name is None or name in adapters:
+                raise ValueError("no such layer" if name is None else "a second adapter for this layer")
+            adapters[name] = filled(layers[name], part)
         except ValueError as error:
             problems.append(f"{key}: {error}")
     if problems:
-        raise CheckpointError(f"{path} does not fit this {type(module).__name__}: {listed(problems)}")
+        raise CheckpointError(f"{path} does not fit this {type(module).__name__}, {len(problems)} of {len(parts)} layers; "
+                              f"is it for another model?{listed(problems)}")
     in_order = {name: adapters[name] for name in layers if name in adapters}
     return LoRA(module, in_order).requires_grad_(False)
 
 
-def component_of(module, prefix=None):
-    """What `module` is called in a file: CLIP's text towers have layers named self_attn, UNets do not."""
-    if prefix is not None:
-        if prefix not in KOHYA:
-            raise ValueError(f"prefix {prefix!r}, expected one of {', '.join(KOHYA)}")
-        return prefix
-    return "text_encoder" if any(".self_attn." in name for name in adaptable(module)) else "unet"
-
-
-def read_file(path):
-    """(tensors, metadata) of a .safetensors file, or of a .pt like those of the official sliders."""
-    if Path(path).is_file() and Path(path).suffix in (".pt", ".pth", ".bin", ".ckpt"):
-        try:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:          # damaged, not from torch, or with code in it: many kinds of exception
-            raise CheckpointError(f"{path} is not a plain file of tensors ({error}); use a .safetensors file") from error
-        if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
-            raise CheckpointError(f"{path} is not a plain file of tensors; use a .safetensors file")
-        return tensors, {}
-    tensors = read_tensors(path)
-    with safe_open(path, framework="pt") as f:
-        return tensors, f.metadata() or {}
-
-
-def parse(key, component):
-    """A key of a file -> (component, layer, "down" | "up" | "alpha"), the last None if the key is not understood.
-
-    kohya writes the layer's name with "_" for ".", which cannot be undone without the list of layers.
-    """
-    for ending, part in ENDINGS:
-        name, found = re.subn(ending, "", key)
-        if found:
-            break
-    else:
-        return component, key, None
-    name = re.sub(r"^base_model\.model\.", "", name)                                    # PEFT on its own
-    name = re.sub(r"\.processor\.to_out$", ".to_out.0", name).replace(".processor.", ".")
-    for owner, kohya in KOHYA.items():
-        for start in (f"{owner}.", *(f"{k}_" for k in kohya)):
-            if name.startswith(start):
-                return owner, name[len(start):], part
-    return component, name, part                # diffusers' save_lora_adapter names no component
-
-
-def file_alpha(metadata, component, name):
-    """alpha of a layer from the file's header, where diffusers puts it; None if it does not say."""
-    config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    config = {key.removeprefix(f"{component}."): value for key, value in config.items()}
-    if config.get("use_rslora") or config.get("use_dora"):
-        raise ValueError("rank-stabilised LoRA and DoRA are not supported")
-    for pattern, alpha in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", name):
-            return alpha
-    return config.get("lora_alpha")
-
-
-def filled(layer, part, header_alpha):
-    """An Adapter for `layer` with the tensors of a file. A missing alpha, or 0, means alpha = r."""
-    rank = len(part["down"])
-    adapter = Adapter(layer, rank, float(part.get("alpha", 0)) or header_alpha or rank)
-    for own, tensor in ((adapter.down, part["down"]), (adapter.up, part["up"])):
+def filled(layer, part):
+    """An Adapter for `layer` with the tensors of a file, or ValueError. A missing alpha, or 0, means alpha = r."""
+    if "down" not in part or "up" not in part:
+        raise ValueError("down or up is missing")
+    (out_width, *inner), rank = layer.weight.shape, part["down"].shape[:1].numel()
+    for tensor, shape in ((part["down"], (rank, *inner)), (part["up"], (out_width, rank, *[1] * (len(inner) - 1)))):
         # a 1x1 convolution may be written as a Linear, and the other way round
-        if tensor.shape[:2] != own.weight.shape[:2] or tensor.numel() != own.weight.numel():
-            raise ValueError(f"shape {tuple(tensor.shape)}, expected {tuple(own.weight.shape)}")
-        if not tensor.isfinite().all():
-            raise ValueError("holds values that are not finite")
+        if rank == 0 or tensor.shape[:2] != shape[:2] or tensor.numel() != math.prod(shape):
+            raise ValueError(f"shape {tuple(tensor.shape)}, expected {shape}")
+        if not tensor.is_floating_point() or not tensor.float().isfinite().all():
+            raise ValueError("holds values that are not finite, or no floating-point numbers")
+    adapter = Adapter(layer, rank, alpha_of(part) or rank)
+    for own, tensor in ((adapter.down, part["down"]), (adapter.up, part["up"])):
         own.weight.copy_(tensor.reshape(own.weight.shape))
     return adapter
 
 
-def listed(problems, most=10):
-    shown = "\n  ".join(problems[:most])
-    return f"\n  {shown}" + (f"\n  and {len(problems) - most} more" if len(problems) > most else "")
+def alpha_of(part):
+    """alpha as a float, 0 if there is none."""
+    alpha = part.get("alpha")
+    if isinstance(alpha, torch.Tensor):
+        alpha = alpha.item() if alpha.numel() == 1 else alpha.tolist()
+    alpha = 0 if alpha is None else alpha
+    if not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+        raise ValueError(f"alpha is {alpha}, expected one number")
+    return float(alpha)

@@ -16,6 +16,7 @@ import unicodedata
 import warnings
 from collections import Counter
 from functools import lru_cache
+from itertools import count, takewhile
 from pathlib import Path
 
 import torch
@@ -252,20 +253,38 @@ class Tokenizer:
         """Id that fills a row after the end token: the end token itself (SD 1) or 0 (SD 2, SDXL's second encoder)."""
         return self.vocab[self.names["pad"]]
 
-    def add_token(self, word):
+    @property
+    def next_id(self):
+        """Id that the next new token gets."""
+        return max(self._symbols) + 1
+
+    def add_token(self, word, vectors=1):
         """Add a token that is always matched whole, such as "<new1>"; returns its id.
 
-        A word that begins or ends with a letter or a digit is not matched inside a longer word.
+        A word that begins or ends with a letter or a digit is not matched inside a longer word. With several
+        `vectors` it becomes as many tokens in a row, <new1> <new1>_1 <new1>_2, as in the peers; their ids follow its own.
         Raises ValueError if the word is empty, has white space in it, or is one token already.
         """
+        self.check_new(word, vectors)
+        first = self.next_id
+        for k in range(vectors):
+            self._register(f"{word}_{k}" if k else word, first + k)
+        return first
+
+    def check_new(self, word, vectors=1):
+        """ValueError unless `add_token` can add this word."""
         name = clean(word)
         if not name or len(name.split()) > 1:
             raise ValueError(f"a new token must be one word, got {word!r}")
+        if vectors < 1:
+            raise ValueError(f"a new token needs at least one vector, got {vectors}")
         if name in self._added_ids or len(self.encode(name)) == 1:
             raise ValueError(f"{word!r} is a token already; choose a word that is not, such as '<new1>'")
-        i = max(self._symbols) + 1
-        self._register(word, i)
-        return i
+        numbered = lambda a, b: re.fullmatch(re.escape(a) + r"_\d+", b)      # <new>_1 is the second vector of <new>
+        clash = [other for other in self._added_ids if numbered(other, name) or numbered(name, other)]
+        if clash:
+            raise ValueError(f"{word!r} would be taken for a vector of the added token {clash[0]!r}, or that for one of "
+                             "its own; choose another word")
 
     def _register(self, word, i):
         self.added[word], self._symbols[i] = i, word
@@ -301,8 +320,13 @@ class Tokenizer:
         ids = []
         text = clean(text)
         for piece in self._added_pattern.split(text) if self._added_pattern else [text]:
-            ids += [self._added_ids[piece]] if piece in self._added_ids else self._encode_words(piece)
+            ids += self._vectors(piece) if piece in self._added_ids else self._encode_words(piece)
         return ids
+
+    def _vectors(self, name):
+        """An added token -> the ids of all its vectors, <new> <new>_1 <new>_2 ..."""
+        more = takewhile(self._added_ids.__contains__, (f"{name}_{k}" for k in count(1)))
+        return [self._added_ids[n] for n in (name, *more)]
 
     def _encode_words(self, text):
         ids = []

@@ -261,9 +261,9 @@ class UNet(nn.Module):
         return cls(**{key: value for key, value in config.items() if key in known})
 
     @classmethod
-    def from_pretrained(cls, folder, device=None, dtype=None):
+    def from_pretrained(cls, folder, device=None, dtype=None, variant=None):
         """Load config.json and the weights in `folder`, frozen and in eval mode; CheckpointError if they do not fit."""
-        return from_folder(cls.from_config, folder, device, dtype)
+        return from_folder(cls.from_config, folder, device, dtype, variant=variant)
 
 
 def checked(config):

@@ -8,10 +8,15 @@ An image becomes a small grid of latents, and back. Each level halves the side:
 Images are in [-1, 1]. The scaling factor that brings latents to unit variance (0.18215 in SD) is NOT applied here;
 it is the pipeline's business and waits in `vae.config["scaling_factor"]`.
 
+The blocks are those of MoVQ (movq.py) too. Its decoder has another kind of norm, which looks at the latents; so every
+block is told how to make a norm, `norm(channels)`, and hands on to its norms whatever comes after x: here nothing.
+
 Modules carry the names of diffusers, so its checkpoints load as they are; older names are renamed by `modern_names`.
 """
 import inspect
 import re
+from functools import partial
+from itertools import zip_longest
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +53,8 @@ class VAE(nn.Module):
                        "down_block_types": ["DownEncoderBlock2D"] * len(channels),
                        "up_block_types": ["UpDecoderBlock2D"] * len(channels), "scaling_factor": scaling_factor,
                        "mid_block_add_attention": mid_block_add_attention, "patch_size": patch_size}
-        shared = dict(layers=layers_per_block, groups=norm_num_groups, attention=mid_block_add_attention)
+        shared = dict(layers=layers_per_block, norm=partial(nn.GroupNorm, norm_num_groups, eps=EPS),
+                      attends=[False] * len(channels), middle_attends=mid_block_add_attention)
         self.encoder = Encoder(in_channels * patch, channels, 2 * latent_channels, **shared)
         self.quant_conv = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1)
         self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1)
@@ -88,109 +94,110 @@ class VAE(nn.Module):
         return cls(**{key: value for key, value in config.items() if key in known})
 
     @classmethod
-    def from_pretrained(cls, folder, device=None, dtype=None):
+    def from_pretrained(cls, folder, device=None, dtype=None, variant=None):
         """Load config.json and the weights in `folder`, frozen and in eval mode; CheckpointError if they do not fit."""
-        return from_folder(cls.from_config, folder, device, dtype, fix=modern_names)
+        return from_folder(cls.from_config, folder, device, dtype, fix=modern_names, variant=variant)
 
 
 class Encoder(nn.Module):
-    """(B, C_in, H, W) -> (B, C_out, H/f, W/f), f = 2 ** (number of levels - 1)"""
+    """(B, C_in, H, W) -> (B, C_out, H/f, W/f), f = 2 ** (number of levels - 1)
 
-    def __init__(self, channels_in, channels, channels_out, layers, groups, attention):
+    Args:
+        channels, attends: of each level, fine to coarse: its channels, and whether attention follows every residual
+            block.
+        layers: residual blocks per level.
+        norm: norm(channels) makes a normalisation.
+        middle_attends: whether there is attention in the middle.
+    """
+
+    def __init__(self, channels_in, channels, channels_out, layers, norm, attends, middle_attends):
         super().__init__()
         self.conv_in = nn.Conv2d(channels_in, channels[0], 3, padding=1)
         befores = [channels[0], *channels[:-1]]
         self.down_blocks = nn.ModuleList(
-            Level(before, after, layers, groups, downsample=i < len(channels) - 1)
+            Level(before, after, layers, norm, layers if attends[i] else 0, downsample=i < len(channels) - 1)
             for i, (before, after) in enumerate(zip(befores, channels)))
-        self.mid_block = Middle(channels[-1], groups, attention)
-        self.conv_norm_out = nn.GroupNorm(groups, channels[-1], eps=EPS)
+        self.mid_block = Level(channels[-1], channels[-1], 2, norm, attentions=1 if middle_attends else 0)
+        self.conv_norm_out = norm(channels[-1])
         self.conv_out = nn.Conv2d(channels[-1], channels_out, 3, padding=1)
 
     def forward(self, x):
         x = self.conv_in(x)
-        for level in self.down_blocks:
+        for level in (*self.down_blocks, self.mid_block):
             x = level(x)
-        x = self.mid_block(x)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
 
 class Decoder(nn.Module):
-    """(B, C_in, h, w) -> (B, C_out, h * f, w * f). `channels` runs from the coarsest level to the finest."""
+    """(B, C_in, h, w) -> (B, C_out, h * f, w * f). Args as for `Encoder`, but the levels run from coarse to fine."""
 
-    def __init__(self, channels_in, channels, channels_out, layers, groups, attention):
+    def __init__(self, channels_in, channels, channels_out, layers, norm, attends, middle_attends):
         super().__init__()
         self.conv_in = nn.Conv2d(channels_in, channels[0], 3, padding=1)
-        self.mid_block = Middle(channels[0], groups, attention)
-        befores = [channels[0], *channels[:-1]]
+        self.mid_block = Level(channels[0], channels[0], 2, norm, attentions=1 if middle_attends else 0)
+        befores, layers = [channels[0], *channels[:-1]], layers + 1      # one block more than the encoder
         self.up_blocks = nn.ModuleList(
-            Level(before, after, layers + 1, groups, upsample=i < len(channels) - 1)   # one block more than the encoder
+            Level(before, after, layers, norm, layers if attends[i] else 0, upsample=i < len(channels) - 1)
             for i, (before, after) in enumerate(zip(befores, channels)))
-        self.conv_norm_out = nn.GroupNorm(groups, channels[-1], eps=EPS)
+        self.conv_norm_out = norm(channels[-1])
         self.conv_out = nn.Conv2d(channels[-1], channels_out, 3, padding=1)
 
-    def forward(self, x):
-        x = self.mid_block(self.conv_in(x))
-        for level in self.up_blocks:
-            x = level(x)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+    def forward(self, x, *z):
+        x = self.conv_in(x)
+        for level in (self.mid_block, *self.up_blocks):
+            x = level(x, *z)
+        return self.conv_out(F.silu(self.conv_norm_out(x, *z)))
 
 
 class Level(nn.Module):
-    """Residual blocks at one resolution, then half or twice that resolution, or the same."""
+    """Residual blocks at one resolution, each of the first `attentions` of them with attention behind it; then half or
+    twice that resolution, or the same."""
 
-    def __init__(self, before, after, layers, groups, downsample=False, upsample=False):
+    def __init__(self, before, after, layers, norm, attentions, downsample=False, upsample=False):
         super().__init__()
-        self.resnets = nn.ModuleList(ResBlock(before if i == 0 else after, after, groups) for i in range(layers))
+        self.resnets = nn.ModuleList(ResBlock(before if i == 0 else after, after, norm) for i in range(layers))
+        self.attentions = nn.ModuleList(PixelAttention(after, norm) for _ in range(attentions))
         self.downsamplers = nn.ModuleList([Downsample(after)] if downsample else [])
         self.upsamplers = nn.ModuleList([Upsample(after)] if upsample else [])
 
-    def forward(self, x):
-        for block in (*self.resnets, *self.downsamplers, *self.upsamplers):
-            x = block(x)
-        return x
-
-
-class Middle(nn.Module):
-    """Residual block, attention over all positions, residual block."""
-
-    def __init__(self, channels, groups, attention):
-        super().__init__()
-        self.resnets = nn.ModuleList(ResBlock(channels, channels, groups) for _ in range(2))
-        self.attentions = nn.ModuleList([PixelAttention(channels, groups)] if attention else [])
-
-    def forward(self, x):
-        for block in (self.resnets[0], *self.attentions, self.resnets[1]):
-            x = block(x)
+    def forward(self, x, *z):
+        for res, attention in zip_longest(self.resnets, self.attentions):
+            x = res(x, *z)
+            x = attention(x, *z) if attention is not None else x
+        for resize in (*self.downsamplers, *self.upsamplers):
+            x = resize(x)
         return x
 
 
 class ResBlock(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x)))))), with a 1x1 convolution on x where the channels change."""
 
-    def __init__(self, before, after, groups):
+    def __init__(self, before, after, norm):
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, before, eps=EPS)
+        self.norm1 = norm(before)
         self.conv1 = nn.Conv2d(before, after, 3, padding=1)
-        self.norm2 = nn.GroupNorm(groups, after, eps=EPS)
+        self.norm2 = norm(after)
         self.conv2 = nn.Conv2d(after, after, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(before, after, 1) if before != after else nn.Identity()
 
-    def forward(self, x):
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+    def forward(self, x, *z):
+        h = self.conv1(F.silu(self.norm1(x, *z)))
+        h = self.conv2(F.silu(self.norm2(h, *z)))
         return self.conv_shortcut(x) + h
 
 
 class PixelAttention(Attention):
     """Self-attention of all positions of a feature map, one head, added to its input."""
 
-    def __init__(self, channels, groups):
+    def __init__(self, channels, norm):
         super().__init__(channels, heads=1, bias=True)
-        self.group_norm = nn.GroupNorm(groups, channels, eps=EPS)
+        norm = norm(channels)
+        self.norm_name = "group_norm" if isinstance(norm, nn.GroupNorm) else "spatial_norm"     # published keys
+        self.add_module(self.norm_name, norm)
 
-    def forward(self, x):                         # (B, C, H, W) -> (B, C, H, W)
-        tokens = rearrange(self.group_norm(x), "b c h w -> b (h w) c")
+    def forward(self, x, *z):                     # (B, C, H, W) -> (B, C, H, W)
+        h = getattr(self, self.norm_name)(x, *z)
+        tokens = rearrange(h, "b c h w -> b (h w) c")
         return x + rearrange(super().forward(tokens), "b (h w) c -> b c h w", h=x.shape[-2])
 
 

@@ -4,7 +4,7 @@ Learn a low-rank change of the weights that turns one attribute of a picture up 
 
     paper           code             meaning                                                  shape
     --------------  ---------------  -------------------------------------------------------  --------------------
-    c_t             c_t              the concept to steer: "a person"                         (L, D)
+    c_t             c_t              the concept to steer: "a person"                         Condition of one row
     c_+ , c_-       c_pos, c_neg     its two ends: "a very old person", "a very young person"  (L, D)
     p in P          preserve         what must not change along: "with glasses"               words
     eta             eta              how far to go; no unit                                   float
@@ -41,6 +41,7 @@ from tqdm import trange
 import minidiff
 from minidiff import devices, images, lora
 from minidiff.checkpoints import write_atomically, write_json
+from minidiff.pipeline import Condition
 from minidiff.samplers import noise, sample, steps_of
 from minidiff.toybox import measure
 
@@ -56,8 +57,8 @@ def slider_target(eps, x_t, t, c_t, c_pos, c_neg, eta):
     Args:
         eps: frozen noise predictor, called as eps(x_t, t, contexts) -> one (B, C, h, w) per context.
         x_t, t: noisy latents (B, C, h, w) and their timestep, an int.
-        c_t: text states of the concept, (L, D).
-        c_pos, c_neg: lists of text states (L, D), one pair for each preserved concept, or one pair.
+        c_t: Condition of one row, the concept.
+        c_pos, c_neg: lists of Conditions, one pair for each preserved concept, or one pair.
         eta: strength; 0 changes nothing, a negative value reverses the direction.
 
     Returns (B, C, h, w), in the units of `eps`. Source: Eq. (8); with one pair, Eq. (7).
@@ -70,7 +71,7 @@ def slider_target(eps, x_t, t, c_t, c_pos, c_neg, eta):
 def denoise_partway(pipe, c_t, c_neg, k, steps, batch, generator, guidance=3.0):
     """The latents after k of `steps` DDIM steps from noise, and the timestep they are at. Source: the authors' code."""
     x_T = torch.randn(batch, pipe.unet.config["in_channels"], pipe.sample_size, pipe.sample_size, generator=generator)
-    predict = pipe.predictor(c_t.expand(batch, -1, -1), c_neg[None], guidance)
+    predict = pipe.predictor(c_t.repeat(batch), c_neg, guidance)
     x_t = sample(predict, pipe.schedule, x_T.to(pipe.device), steps, stop=k)
     return x_t, steps_of(pipe.schedule, steps)[k][0]
 
@@ -90,8 +91,8 @@ def train_slider(pipe, blocks, args):
                 x_t, t = denoise_partway(pipe, c_t, c_neg[0], k, args.rollout, args.batch, generator)   # student: scale 1
                 with torch.no_grad(), slider.at(0.0):
                     target = slider_target(predictions(pipe.unet), x_t, t, c_t, c_pos, c_neg, eta)      # Eq. (8), frozen
-                prediction = pipe.unet(x_t, t, c_t.expand(args.batch, -1, -1))
-            loss = F.mse_loss(prediction.float(), target)
+                prediction, = predictions(pipe.unet)(x_t, t, [c_t])
+            loss = F.mse_loss(prediction, target)
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"the loss is {loss.item()} at step {step}; lower --lr or eta")
             optimizer.zero_grad()
@@ -106,18 +107,19 @@ def train_slider(pipe, blocks, args):
 def predictions(unet):
     """eps(x_t, t, contexts): the UNet's answer under each of several texts, from one batched forward."""
     def eps(x_t, t, contexts):
-        texts = torch.stack(contexts).repeat_interleave(len(x_t), dim=0)                                # (n B, L, D)
-        return unet(x_t.repeat(len(contexts), 1, 1, 1), t, texts).float().chunk(len(contexts))
+        texts = Condition.cat([c.repeat(len(x_t)) for c in contexts])                                   # (n B, L, D)
+        return unet(x_t.repeat(len(contexts), 1, 1, 1), t, texts.context, texts.added).float().chunk(len(contexts))
     return eps
 
 
 def encoded(pipe, block):
-    """A prompt block as text states: c_t, [c_+ for each p], [c_- for each p], eta."""
+    """A prompt block as Conditions: c_t, [c_+ for each p], [c_- for each p], eta."""
     with_each = lambda words: [f"{words} {p}" for p in block["preserve"]] or [words]
     pos, neg = with_each(block["positive"]), with_each(block["negative"])
     with torch.no_grad():
         c = pipe.encode_prompts([block["target"], *pos, *neg])
-    return c[0], list(c[1:1 + len(pos)]), list(c[1 + len(pos):]), block["eta"]
+    c_t, *ends = c
+    return c_t, ends[:len(pos)], ends[len(pos):], block["eta"]
 
 
 # ------------------------------------------------------------------------------------------------ Sec. 5: using a slider

@@ -154,10 +154,10 @@ def train_unet(store, args):
     run = Run(args.out / "unet", {"unet": unet, "text_encoder": text_encoder}, lr=args.lr, steps=args.steps,
               minutes=args.minutes, batch=args.batch or 128, ema=0.9995, seed=args.seed, fresh=args.fresh,
               name=f"unet {count(unet):.1f}M + text {count(text_encoder):.1f}M")
-    alpha_bar, often = schedule.alpha_bar.to(run.device), how_often(store).to(run.device)
+    alpha_bar = schedule.alpha_bar.to(run.device)
     for step, generator in run:
         draw = lambda high, *shape: torch.randint(high, shape, generator=generator, device=run.device)
-        index = torch.multinomial(often, run.batch, replacement=True, generator=generator)
+        index = draw(len(store), run.batch)
         z = latents(index.cpu()).to(run.device, memory_format=torch.channels_last) * scale   # (B, 8, 16, 16)
         y = ids[index, draw(ids.shape[1], run.batch)]                                                     # (B, L): one of its wordings
         y = torch.where((torch.rand(run.batch, 1, generator=generator, device=run.device) < args.drop), empty, y)
@@ -169,14 +169,6 @@ def train_unet(store, args):
         run.update(ldm_loss(eps_hat, eps, min_snr_weight(alpha_bar[t], args.gamma)))                      # Eq. (3)
     if run.rank == 0:
         export(run, tokenizer, schedule, args.out)
-
-
-OFTEN = {"pair": 2.0, "hand": 2.0}                # what is learned last is drawn twice as often
-
-
-def how_often(store):
-    """How often each picture is drawn, relative to the others, (n,)."""
-    return torch.tensor([OFTEN.get(kind, 1.0) for kind in CLASSES["kind"]])[store.attributes()["kind"]]
 
 
 def go_on_from(model, modules, device):

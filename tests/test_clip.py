@@ -1,5 +1,7 @@
-"""Properties of minidiff.clip. Golden outputs: transformers' own classes, tolerances measured there (case.json)."""
+"""Properties of minidiff.clip and minidiff.open_clip. Golden outputs: transformers' and open_clip's own classes, tolerances
+measured there (case.json)."""
 import copy
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
+from minidiff import open_clip
 from minidiff.checkpoints import CheckpointError, load_strict, save_folder
 from minidiff.clip import CLIP, CLIPImage, CLIPText
 
@@ -73,6 +76,27 @@ def test_the_projected_text_encoder_gives_the_peers_outputs():
         assert_close(got[name], want[name], atol=atol.get(name, 5e-5), rtol=0, msg=lambda m: f"{name}: {m}")
 
 
+@pytest.mark.parametrize("name, weights_name, wrap", [
+    ("open_clip_config.json", "open_clip_model.safetensors", lambda config: {"model_cfg": config, "preprocess_cfg": {}}),
+    ("config.json", "open_clip_model.safetensors", lambda config: {"_about": {}, **config}),
+    ("config.json", "model.safetensors", lambda config: config)])
+@torch.no_grad()
+def test_a_folder_in_open_clips_layout_gives_its_outputs(name, weights_name, wrap, tmp_path):
+    config, weights, inputs, want, atol = golden("openclip", "clip")
+    (tmp_path / name).write_text(json.dumps(wrap(config)))
+    save_file(weights, tmp_path / weights_name)
+    clip = CLIP.from_pretrained(tmp_path)
+    ids = inputs["input_ids"]
+    got = {"image_features": clip.encode_image(inputs["pixel_values"]), "text_features": clip.encode_text(ids),
+           "last_hidden_state": clip.text(ids)[0], "penultimate": clip.text(ids, skip=1)[0],
+           "penultimate_ln": clip.text(ids, skip=1, norm=True)[0]}
+    assert got.keys() == want.keys()
+    for output in want:
+        assert_close(got[output], want[output], atol=atol[output], rtol=0, msg=lambda m: f"{output}: {m}")
+    in_transformers_layout = load_file(GOLDEN / "openclip" / "weights.hf.safetensors")
+    assert_close(dict(clip.state_dict()), in_transformers_layout, rtol=0, atol=0)
+
+
 def test_every_weight_is_where_the_file_says_even_those_no_output_can_see():
     config, weights, *_ = golden("clip", "clip")
     clip = load_strict(CLIP(config), weights, "golden")
@@ -122,15 +146,153 @@ def test_skipping_all_layers_leaves_the_embeddings():
     assert_close(text(ids, norm=False)[0], text.text_model(ids)[-1])
 
 
-def test_the_true_text_encoders_have_their_public_number_of_parameters():
-    size = lambda module: sum(p.numel() for p in module.parameters())
-    large = dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12)
-    image = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, patch_size=14)
-    sd2 = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16, hidden_act="gelu")
+# Published CLIPs: text width, layers, heads; image width, layers, heads, MLP; width of the embedding, activation; sha256 of
+# the sorted lines "key shape" (without position_ids) of the published files, in the layout of transformers and of open_clip.
+PUBLISHED = {
+    "ViT-L/14": ((768, 12, 12), (1024, 24, 16, 4096), 768, "quick_gelu", 427_616_513,
+                 "f7cef6c6e5c2a70aa447f7046dd75c8df62f1db07c40a70c5081201c805eb6f0",
+                 "eec63838b5acb14e460dbd036b7ba3b5cd6f24382a9456fe453f69b24f5d7738"),
+    "ViT-H/14": ((1024, 24, 16), (1280, 32, 16, 5120), 1024, "gelu", 986_109_441,
+                 "5aaec9e2f669f5d2af4e09f167cca7d8b8f5ea6826d80daaea625364248a9ebe",
+                 "e8c4c7fb33610e2fabd57424351e6a9095993cd49a0c27633e995eed05ac83c6"),
+    "ViT-bigG/14": ((1280, 32, 20), (1664, 48, 16, 8192), 1280, "gelu", 2_539_567_105,
+                    "811db602f2e3c7bf980bf5e7127712b095c5a3364b71207bcdec6682af5b9d50",
+                    "7b03a8107ad3d3ca0a44c8d6ac1d1a69ba823c6d9c8de4f14dcdb8e7e02c371c"),
+}
+# Their towers, as published alone: of which CLIP, with how many layers, projected?
+TOWERS = {
+    "Stable Diffusion 1, first of XL": (CLIPText, "ViT-L/14", 12, False, 123_060_480,
+                                        "9602ce291879ca7b5e747d32bc3f705ef5e22b7121d74d0b214b280577b7e7c6"),
+    "Stable Diffusion 2": (CLIPText, "ViT-H/14", 23, False, 340_387_840,
+                           "67df38c098130d2c4601b0931bfbd2dd3dd41af84ffa61e01f3a2585a8c77db2"),
+    "second of XL, Kandinsky 2.2 prior": (CLIPText, "ViT-bigG/14", 32, True, 694_659_840,
+                                          "cda6f69951a9c2234288cd305fe709ca89513fb8d74fb06d78aa2ad2d4b81cc8"),
+    "Kandinsky 2.1 prior": (CLIPText, "ViT-L/14", 12, True, 123_650_304,
+                            "fc1f3715567752a864739912b95f9c70895e2af2f03a2417a66b05453ad2a603"),
+    "Kandinsky 2.1 prior, image": (CLIPImage, "ViT-L/14", 24, True, 303_966_208,
+                                   "9a81991213e1fe5110962c62a3ac429039806eff9969ec45a6d04a0afda9f79f"),
+    "Kandinsky 2.2 prior, image": (CLIPImage, "ViT-bigG/14", 48, True, 1_844_907_264,
+                                   "2c45c3576d7da2088b0f829ef469711a0fd45c6a94ac5a3a158da02471c6a254"),
+}
+
+
+def published(name):
+    """The config of a published CLIP, in transformers' layout."""
+    (width, layers, heads), (image_width, image_layers, image_heads, mlp), embedding, activation, *_ = PUBLISHED[name]
+    shared = dict(hidden_act=activation, projection_dim=embedding)
+    return dict(projection_dim=embedding,
+                text_config=dict(hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
+                                 intermediate_size=4 * width, **shared),
+                vision_config=dict(hidden_size=image_width, num_hidden_layers=image_layers, num_attention_heads=image_heads,
+                                   intermediate_size=mlp, patch_size=14, **shared))
+
+
+def on_meta(make, config):
     with torch.device("meta"):
-        assert size(CLIPText(large)) == 123_060_480
-        assert size(CLIPText(sd2)) == 340_387_840
-        assert size(CLIP(dict(projection_dim=768, text_config=large, vision_config=image))) == 427_616_513
+        return make(config)
+
+
+def digest(tensors):
+    return hashlib.sha256("\n".join(sorted(f"{key} {tuple(t.shape)}" for key, t in tensors.items())).encode()).hexdigest()
+
+
+def in_open_clips_layout(tensors):
+    """{key: tensor} of a CLIP, or of its text tower, under our names -> in open_clip's layout."""
+    pairs = [("text_model.embeddings.token_embedding", "token_embedding"), ("text_model.final_layer_norm", "ln_final"),
+             ("text_model.embeddings.position_embedding.weight", "positional_embedding"),
+             ("vision_model.embeddings.position_embedding.weight", "visual.positional_embedding"),
+             ("vision_model.embeddings.patch_embedding", "visual.conv1"), ("vision_model.post_layernorm", "visual.ln_post"),
+             ("vision_model.embeddings.", "visual."), ("vision_model.pre_layrnorm", "visual.ln_pre"),
+             ("text_model.encoder.layers", "transformer.resblocks"), ("visual_projection.weight", "visual.proj"),
+             ("vision_model.encoder.layers", "visual.transformer.resblocks"), ("text_projection.weight", "text_projection"),
+             ("layer_norm", "ln_"), ("self_attn", "attn"), ("fc1", "c_fc"), ("fc2", "c_proj")]
+    out = {}
+    for key, t in tensors.items():
+        if ".q_proj." in key:
+            t = torch.cat([tensors[key.replace("q_proj", f"{name}_proj")] for name in "qkv"])
+            key = key.replace("q_proj.", "in_proj_")
+        for ours, theirs in pairs:
+            key = key.replace(ours, theirs)
+        if ".k_proj." not in key and ".v_proj." not in key:
+            out[key] = t.T if key in ("text_projection", "visual.proj") else t
+    return out
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_clips_have_these_keys_and_shapes_in_both_layouts(name):
+    *_, parameters, in_transformers, in_open_clip = PUBLISHED[name]
+    clip = on_meta(CLIP, published(name))
+    assert sum(p.numel() for p in clip.parameters()) == parameters
+    assert digest(clip.state_dict()) == in_transformers
+    packed = in_open_clips_layout(clip.state_dict())
+    assert digest(packed) == in_open_clip
+    assert digest(open_clip.our_names(packed)) == in_transformers
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_published_towers_have_these_keys_and_shapes(name):
+    make, of, layers, projected, parameters, want = TOWERS[name]
+    kind = "text" if make is CLIPText else "vision"
+    config = published(of)[f"{kind}_config"] | {"num_hidden_layers": layers}
+    tower = on_meta(make, config | {"_class_name": f"CLIP{kind.title()}Model{'WithProjection' if projected else ''}"})
+    assert sum(p.numel() for p in tower.parameters()) == parameters
+    assert digest(tower.state_dict()) == want
+
+
+@pytest.mark.parametrize("name, vision", [
+    ("ViT-L/14", dict(layers=24, width=1024, head_width=64, mlp_ratio=4.0)),
+    ("ViT-H/14", dict(layers=32, width=1280, head_width=80, mlp_ratio=4.0)),
+    ("ViT-bigG/14", dict(layers=48, width=1664, head_width=104, mlp_ratio=4.9231))])
+def test_open_clips_configs_mean_the_published_ones(name, vision):
+    (width, layers, heads), *_, embedding, activation, _, _, _ = PUBLISHED[name]
+    config = dict(embed_dim=embedding, quick_gelu=activation == "quick_gelu",
+                  vision_cfg=dict(image_size=224, patch_size=14, **vision),
+                  text_cfg=dict(width=width, heads=heads, layers=layers))
+    want = published(name)
+    want["text_config"] |= dict(vocab_size=49408, max_position_embeddings=77)
+    want["vision_config"] |= dict(image_size=224)
+    assert open_clip.clip_config(config) == want
+
+
+def test_open_clips_layout_is_translated_without_copying():
+    clip = tiny_clip()
+    packed = {key: t.contiguous() for key, t in in_open_clips_layout(clip.state_dict()).items()}
+    there = {t.untyped_storage().data_ptr() for t in packed.values()}
+    got = open_clip.our_names({**packed, "attn_mask": torch.zeros(10, 10)})
+    assert_close(got, dict(clip.state_dict()), rtol=0, atol=0)
+    assert {t.untyped_storage().data_ptr() for t in got.values()} <= there
+
+
+def test_of_two_copies_in_a_folder_the_one_of_transformers_is_read(tmp_path):
+    clip = tiny_clip()
+    save_folder(clip, clip.config, tmp_path, "model.safetensors", torch.float32)
+    (tmp_path / "open_clip_model.safetensors").write_bytes(b"not looked at")
+    assert_close(dict(CLIP.from_pretrained(tmp_path).state_dict()), dict(clip.state_dict()))
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(vision_cfg=dict(layers=[3, 4, 6, 3])), "ResNet"),
+    (dict(vision_cfg=dict(timm_model_name="vit_base")), "timm_model_name is 'vit_base'"),
+    (dict(vision_cfg=dict(pool_type="avg")), "pool_type is 'avg'"),
+    (dict(text_cfg=dict(hf_model_name="roberta-base")), "hf_model_name"),
+    (dict(text_cfg=dict(no_causal_mask=True)), "no_causal_mask"),
+    (dict(custom_text=True), "custom_text"),
+    (dict(vision_cfg=dict(head_width=0)), "division")])
+def test_what_open_clip_can_do_beyond_clip_is_refused(change, message, tmp_path):
+    clip = tiny_clip()
+    save_file({k: t.contiguous() for k, t in in_open_clips_layout(clip.state_dict()).items()},
+              tmp_path / "open_clip_model.safetensors")
+    config = dict(embed_dim=12,
+                  vision_cfg=dict(layers=2, width=24, head_width=8, mlp_ratio=2.0, image_size=16, patch_size=8),
+                  text_cfg=dict(context_length=10, vocab_size=50, width=24, heads=3, layers=3, mlp_ratio=2.0))
+    write = lambda config: (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    harmless = dict(patch_dropout=0.5, ls_init_value=None, attentional_pool=False, pool_type="tok", output_tokens=True)
+    write(config | {"quick_gelu": True, "vision_cfg": config["vision_cfg"] | harmless})
+    assert CLIP.from_pretrained(tmp_path).config == clip.config
+    write({key: value | change.get(key, {}) if isinstance(value, dict) else value
+           for key, value in {**change, **config}.items()})
+    with pytest.raises(CheckpointError, match=message):
+        CLIP.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("make, config, prefix", [(CLIPText, TEXT | PROJECTED, "text_model."), (CLIPText, TEXT, "text_model."),
@@ -145,6 +307,15 @@ def test_files_load_with_and_without_the_prefix(make, config, prefix, tmp_path):
         assert_close(dict(again.state_dict()), dict(model.state_dict()))
         assert again.config == model.config and not any(p.requires_grad for p in again.parameters())
         save_file(bare, tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("make, model", [(CLIPText, tiny), (CLIPImage, lambda: CLIPImage(VISION)), (CLIP, tiny_clip)])
+def test_a_variant_is_read_on_request(make, model, tmp_path):
+    model = model()
+    save_folder(model, model.config, tmp_path, "model.fp16.safetensors", torch.float16)
+    assert next(make.from_pretrained(tmp_path, variant="fp16").parameters()).dtype == torch.float16
+    with pytest.raises(CheckpointError, match="fp16"):
+        make.from_pretrained(tmp_path)
 
 
 def test_a_whole_clip_is_saved_and_loaded_under_the_published_names(tmp_path):
@@ -199,6 +370,7 @@ def test_missing_extra_and_misshapen_weights_are_refused(damage, message, tmp_pa
 
 @pytest.mark.parametrize("make, config, message", [
     (CLIPText, {"text_config": {}, "vision_config": {}}, r"CLIP.from_pretrained\(folder\).text"),
+    (CLIPText, {"text_cfg": {}, "vision_cfg": {}}, r"CLIP.from_pretrained\(folder\).text"),
     (CLIPText, {"architectures": ["CLIPVisionModel"]}, "CLIPVisionModel, expected a CLIPTextModel"),
     (CLIPText, {"_class_name": "UNet2DConditionModel"}, "UNet2DConditionModel"),
     (CLIPImage, {"model_type": "clip_text_model"}, "clip_text_model, expected a CLIPVisionModel"),
@@ -208,6 +380,7 @@ def test_missing_extra_and_misshapen_weights_are_refused(damage, message, tmp_pa
     (CLIPText, {"vocab_size": 10, "eos_token_id": 11}, "not in the vocabulary")])
 def test_the_config_of_another_model_is_refused(make, config, message, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file({}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=message):
         make.from_pretrained(tmp_path)
 

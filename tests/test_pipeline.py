@@ -19,7 +19,7 @@ from minidiff.__main__ import main
 from minidiff.checkpoints import CheckpointError, read_config, save_folder, write_json
 from minidiff.clip import CLIPText
 from minidiff import devices
-from minidiff.pipeline import TextToImage, load
+from minidiff.pipeline import Condition, TextToImage, load
 from minidiff.samplers import ddim_invert, noise, sample
 from minidiff.schedule import Schedule
 from minidiff.tokenizer import Tokenizer
@@ -79,11 +79,82 @@ def test_the_loop_gives_the_pictures_of_the_peers():
     pipe = TextToImage(None, text, unet, vae, Schedule.from_config(config["scheduler"]), config["unet"]["sample_size"])
     steps, guidance = inputs["num_inference_steps"].item(), inputs["guidance_scale"].item()
     with torch.no_grad():
-        predict = pipe.predictor(inputs["prompt_embeds"], inputs["negative_prompt_embeds"], guidance)
+        predict = pipe.predictor(Condition(inputs["prompt_embeds"]), Condition(inputs["negative_prompt_embeds"]), guidance)
         z = sample(predict, pipe.schedule, inputs["latents"], steps)
         assert torch.equal(pipe.schedule.timesteps(steps), outputs["timesteps"])
         assert_close(z, outputs["final_latents"], atol=case["atol"]["final_latents"], rtol=0)
         assert_close(pipe.decode(z), outputs["images"], atol=case["atol"]["images"], rtol=0)
+
+
+@pytest.fixture(scope="module")
+def xl_folder(folder, tmp_path_factory):
+    """A tiny SDXL: the text encoder of `folder`, a second one with a projection, a UNet that is told the pooled text and sizes."""
+    torch.manual_seed(1)
+    folder = Path(shutil.copytree(folder, tmp_path_factory.mktemp("xl") / "xl"))
+    tokenizer = Tokenizer.from_pretrained(folder / "tokenizer")
+    tokenizer.names["pad"] = "!"
+    tokenizer.save(folder / "tokenizer_2")
+    text = read_config(folder / "text_encoder") | {"hidden_size": 12, "projection_dim": 10, "num_hidden_layers": 3, "hidden_act": "gelu",
+                                                   "architectures": ["CLIPTextModelWithProjection"]}
+    save_folder(CLIPText(text).init_weights(), text, folder / "text_encoder_2", "model.safetensors", torch.float32)
+    unet = UNET | {"cross_attention_dim": 28, "addition_embed_type": "text_time", "addition_time_embed_dim": 4,
+                   "projection_class_embeddings_input_dim": 10 + 6 * 4}
+    save_folder(UNet.from_config(unet), unet, folder / "unet", dtype=torch.float32)
+    Schedule(method="euler").save_pretrained(folder / "scheduler")
+    write_json(folder / "model_index.json", INDEX | {"_class_name": "StableDiffusionXLPipeline", "text_encoder_2": ["t", "C"],
+                                                     "tokenizer_2": ["t", "C"]})
+    return folder
+
+
+def test_sdxl_sees_both_texts_the_sizes_and_zeros_for_no_text(xl_folder):
+    pipe = load(xl_folder, device="cpu")
+    assert pipe.schedule.method == "euler"
+    condition, uncond = pipe.conditions(["a red cat", "a blue chair"], None, 2, None, (16, 24))
+    first, _ = pipe.text_encoder(pipe.tokenizer(["a red cat"]), skip=1, norm=False)
+    second, pooled = pipe.text_encoder_2(pipe.tokenizer_2(["a red cat"]), skip=1, norm=False)
+    assert len(condition) == 4 and len(uncond) == 1
+    for row in (0, 1):
+        assert_close(condition[row].context, torch.cat([first, second], dim=-1))
+        assert_close(condition[row].added["text_embeds"], pooled)
+    assert condition.added["time_ids"].tolist() == [[16, 24, 0, 0, 16, 24]] * 4 and uncond.added["time_ids"].tolist() == [[16, 24, 0, 0, 16, 24]]
+    assert not uncond.context.any() and not uncond.added["text_embeds"].any()
+    assert pipe.conditions(["a red cat"], "", 1, None, (16, 16))[1].context.any()          # "" is a text like any other
+
+
+def test_sdxl_makes_pictures_of_the_size_asked_for(xl_folder):
+    pipe = load(xl_folder, device="cpu")
+    out = pipe("a red cat", n=2, steps=2, size=(16, 24))
+    assert out.shape == (2, 3, 16, 24) and out.std() > 0.01
+    assert_close(pipe("a red cat", steps=2, seed=1, size=(16, 24)), out[1:], atol=1e-5, rtol=0)
+    assert (pipe("a red cat", steps=2, negative="a blue chair") - pipe("a red cat", steps=2)).abs().max() > 1e-4
+
+
+def test_a_condition_keeps_its_parts_together():
+    c = Condition(torch.arange(6.).reshape(3, 2, 1), {"time_ids": torch.arange(3.)[:, None]})
+    for got, rows in [(c[1], [1]), (c[1:], [1, 2]), (c[[2, 0, 2]], [2, 0, 2]), (c.repeat(2), [0, 0, 1, 1, 2, 2]),
+                      (Condition.cat(list(c)), [0, 1, 2]), (Condition.cat([c[2], c]), [2, 0, 1, 2])]:
+        assert len(got) == len(rows)
+        assert_close(got.context, c.context[rows])
+        assert_close(got.added["time_ids"], c.added["time_ids"][rows])
+    assert len(Condition(None, {"image_embeds": torch.zeros(4, 2)}).repeat(2)) == 8
+
+
+def test_the_variant_is_taken_when_asked_for(copy):
+    for part in ("unet", "vae", "text_encoder"):
+        file, = (copy / part).glob("*.safetensors")
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    assert load(copy, "cpu", variant="fp16").dtype == torch.float32
+    with pytest.raises(CheckpointError, match="fp16"):
+        load(copy)
+
+
+def test_the_vae_of_sdxl_is_float32_where_half_precision_overflows(xl_folder, tmp_path):
+    xl = Path(shutil.copytree(xl_folder, tmp_path / "xl"))
+    edit(xl / "vae" / "config.json", force_upcast=True)
+    for dtype, want in [(torch.float16, torch.float32), (torch.bfloat16, torch.bfloat16)]:
+        pipe = load(xl, "cpu", dtype)
+        assert next(pipe.vae.parameters()).dtype == want and pipe.dtype == dtype
+        assert pipe.decode(torch.zeros(1, 4, 8, 8, dtype=dtype)).dtype == torch.float32
 
 
 def test_pictures_are_in_0_1_and_ordered_prompt_by_prompt(pipe):
@@ -106,7 +177,7 @@ def test_same_seed_same_picture_at_every_batch_size(pipe, method, eta):
 def test_guidance_in_one_batch_equals_two_calls(pipe):
     context, uncond = pipe.encode_prompts(["a red cat", "a blue chair"]), pipe.encode_prompts([""])
     x, t = noise((2, 4, 8, 8), 0), 500
-    e_cond, e_uncond = pipe.unet(x, t, context), pipe.unet(x, t, uncond.expand_as(context))
+    e_cond, e_uncond = pipe.unet(x, t, context.context), pipe.unet(x, t, uncond.context.expand(2, -1, -1))
     assert_close(pipe.predictor(context, uncond, 5.0)(x, t), e_uncond + 5 * (e_cond - e_uncond), atol=1e-4, rtol=0)
     predict = pipe.predictor(context, uncond, 5.0)
     assert_close(predict(x, torch.tensor([500, 500])), predict(x, t))
@@ -195,7 +266,8 @@ def test_the_callback_sees_latents_and_progress_counts(pipe, capsys):
 
 
 @pytest.mark.parametrize("call", [dict(prompts=[]), dict(prompts="a", n=0), dict(prompts="a", steps=0),
-                                  dict(prompts="a", steps=5000), dict(prompts="a", method="euler")])
+                                  dict(prompts="a", steps=5000), dict(prompts="a", method="heun"),
+                                  dict(prompts="a", size=15), dict(prompts="a", size=(16, 0)), dict(prompts="a", size=(16,))])
 def test_impossible_requests_are_refused(pipe, call):
     with pytest.raises(ValueError, match="expected"):
         pipe(**call)
@@ -219,9 +291,9 @@ def drop(path, key):
     (lambda d: (d / "model_index.json").unlink(), "no model_index.json"),
     (lambda d: drop(d / "model_index.json", "vae"), "StableDiffusionPipeline without vae"),
     (lambda d: edit(d / "model_index.json", _class_name="StableDiffusionXLPipeline", text_encoder_2=["t", "C"]),
-     "StableDiffusionXLPipeline with two text encoders"),
+     "StableDiffusionXLPipeline without tokenizer_2"),
     (lambda d: shutil.rmtree(d / "unet"), "config.json"),
-    (lambda d: (d / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"x" * 99), "not a readable safetensors"),
+    (lambda d: (d / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"x" * 99), "not a safetensors file"),
     (lambda d: edit(d / "vae" / "config.json", latent_channels=8), "does not fit VAE"),
     (lambda d: drop(d / "unet" / "config.json", "sample_size"), "sample_size of the UNet is None"),
     (lambda d: shutil.rmtree(d / "scheduler"), "scheduler_config.json"),
@@ -237,7 +309,7 @@ def test_a_path_that_is_no_folder_is_a_checkpoint_error(tmp_path):
     with pytest.raises(CheckpointError, match="no folder .*none"):
         load(tmp_path / "none")
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(CheckpointError, match="expected a folder in diffusers' layout"):
+    with pytest.raises(CheckpointError, match="model.safetensors is not a safetensors file"):
         load(tmp_path / "model.safetensors")
 
 
@@ -267,7 +339,7 @@ def test_the_device_is_a_gpu_if_there_is_one():
 
 def test_every_public_name_is_there():
     for name in minidiff.HOMES:
-        assert getattr(minidiff, name).__module__ == f"minidiff.{minidiff.HOMES[name]}"
+        assert getattr(minidiff, name) is getattr(getattr(minidiff, minidiff.HOMES[name]), name)
     for name in minidiff.MODULES:
         assert getattr(minidiff, name).__name__ == f"minidiff.{name}"
     assert set(minidiff.__all__) <= set(dir(minidiff))

@@ -1,5 +1,6 @@
-"""minidiff.samplers: single steps against the peers, whole runs against identities."""
+"""minidiff.samplers: whole runs against the peers and against identities."""
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,51 +8,115 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from minidiff.samplers import ddim_invert, ddim_step, ddpm_step, guide, noise, sample, steps_of
+from minidiff import samplers
+from minidiff.samplers import (ddim_invert, ddim_step, ddpm_step, euler_step, guide, noise, noise_share, rescale_guidance,
+                               sample, steps_of)
 from minidiff.schedule import Schedule
 
 GOLDEN = Path(__file__).parent / "golden" / "schedulers"
 CASE, RUNS = (json.loads((GOLDEN / name).read_text()) for name in ("case.json", "config.json"))
 INPUTS, OUTPUTS = load_file(GOLDEN / "inputs.safetensors"), load_file(GOLDEN / "outputs.safetensors")
-RUNS = {name: config for name, config in RUNS.items() if name.startswith(("ddim", "ddpm"))}
+RUNS.pop("pndm-sd15")         # its sampler is not here
 
 
 def draw(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def given(name):
+    """What the network of a golden run answers at each step; the run's Schedule and number of steps."""
+    schedule = Schedule.from_config(RUNS[name])
+    answers = INPUTS["model_output"]
+    if schedule.variance_type == "learned_range":
+        answers = torch.cat([answers, INPUTS["predicted_variance"]], dim=2)
+    return answers, schedule, RUNS[name]["_steps"]
+
+
 @pytest.mark.parametrize("name", RUNS)
-def test_each_step_is_the_peers(name):
-    config = RUNS[name]
-    schedule, steps, kwargs = Schedule.from_config(config), config["_steps"], config["_step_kwargs"]
-    t = schedule.timesteps(steps)
-    assert torch.equal(t, OUTPUTS[f"{name}/timesteps"])
-    x, xs, x_0s = INPUTS["sample"], [INPUTS["sample"]], []
-    for i in range(steps):
-        # the peers step by T // steps whatever the spacing is; with linspace that is not the next timestep of the list
-        t_prev = t[i] - schedule.T // steps
-        prediction, z = INPUTS["model_output"][i], INPUTS["noise"][i]
-        if schedule.variance_type == "learned_range":
-            prediction = torch.cat([prediction, INPUTS["predicted_variance"][i]], 1)
-        x_0s.append(schedule.clip_x0(schedule.to_x0(prediction[:, :2], x, t[i])))
-        if name.startswith("ddim"):
-            recompute = kwargs.get("use_clipped_model_output", False)
-            x = ddim_step(schedule, prediction, x, t[i], t_prev, kwargs["eta"], z, recompute)
-        else:
-            x = ddpm_step(schedule, prediction, x, t[i], t_prev, z)
-        xs.append(x)
-    for what, got in (("samples", xs), ("x0", x_0s)):
-        want = OUTPUTS[f"{name}/{what}"]
-        assert_close(torch.stack(got).reshape(want.shape), want, atol=CASE["atol"][f"{name}/{what}"], rtol=0)
+def test_each_step_is_the_peers(name, monkeypatch):
+    answers, schedule, steps = given(name)
+    kwargs, seen, made, noises = RUNS[name]["_step_kwargs"], [], [], iter(INPUTS["noise"])
+    monkeypatch.setattr(samplers, "noise", lambda *_: next(noises))
+    recompute_eps = kwargs.get("use_clipped_model_output", False)
+    monkeypatch.setattr(samplers, "ddim_step", partial(ddim_step, recompute_eps=recompute_eps))
+
+    def predict(x, t):
+        seen.append((x, t))
+        return answers[len(seen) - 1]
+
+    sample(predict, schedule, INPUTS["sample"], steps, eta=kwargs.get("eta", 0.0), generator=0,
+           callback=lambda i, t, x: made.append(x))
+    xs, t = torch.stack([seen[0][0], *made]), torch.tensor([t for _, t in seen])
+    x_0 = torch.stack([schedule.clip_x0(schedule.to_x0(answer[:, :2], x, t)) for answer, (x, t) in zip(answers, seen)])
+    if schedule.method == "euler":
+        golden(f"{name}/scaled_inputs", xs[:-1])
+        xs = xs * (1 + OUTPUTS[f"{name}/sigmas"].reshape(-1, 1, 1, 1, 1) ** 2).sqrt()   # the peer has x_t / sqrt(alpha_bar)
+    assert torch.equal(t, OUTPUTS[f"{name}/timesteps"].to(t.dtype))
+    golden(f"{name}/samples", xs)
+    golden(f"{name}/x0", x_0)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 7, 50])
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-def test_ddim_recovers_x0_when_the_noise_prediction_is_exact(steps, spacing):
-    schedule = Schedule(set_alpha_to_one=True, timestep_spacing=spacing)
+def golden(name, got):
+    assert_close(got, OUTPUTS[name].reshape(got.shape), atol=CASE["atol"][name], rtol=0)
+
+
+EVERYWHERE = [(spacing, steps) for spacing in ("leading", "trailing", "linspace") for steps in (1, 2, 7, 50)]
+
+
+@pytest.mark.parametrize("method, spacing, steps", [("euler", *case) for case in EVERYWHERE] + [
+    # "linspace", and "trailing" where 1000 is no multiple of `steps`, leave gaps between the steps of DDIM; see `steps_of`
+    ("ddim", *case) for case in EVERYWHERE if case[0] == "leading" or case[0] == "trailing" and 1000 % case[1] == 0])
+def test_x0_is_recovered_when_the_noise_prediction_is_exact(method, spacing, steps):
+    schedule = Schedule(set_alpha_to_one=method == "ddim", timestep_spacing=spacing)    # Euler ends at x_0 anyway
     x_0, eps = draw(2, 3, 4, 4, seed=1), draw(2, 3, 4, 4, seed=2)
-    x_T = schedule.add_noise(x_0, eps, int(schedule.timesteps(steps)[0]))
-    assert_close(sample(lambda x, t: eps, schedule, x_T, steps), x_0)
+    x_t = schedule.add_noise(x_0, eps, steps_of(schedule, steps, method)[0][0])
+    x_t = x_t / noise_share(schedule, steps, x_t, method)
+    assert_close(sample(lambda x, t: eps, schedule, x_t, steps, method), x_0, atol=1e-5, rtol=1e-5)
+
+
+def test_an_euler_step_is_straight_in_sigma_and_ends_without_noise():
+    schedule = Schedule(set_alpha_to_one=False, clip_sample=True)
+    x_t, eps = draw(1, 1, 8, 8, seed=1), draw(1, 1, 8, 8, seed=2)
+    a, a_prev = (schedule.alpha_bar[t].double() for t in (600, 580))
+    sigma, sigma_prev = ((1 - a) / a).sqrt(), ((1 - a_prev) / a_prev).sqrt()
+    want = a_prev.sqrt() * (x_t / a.sqrt() + (sigma_prev - sigma) * eps)
+    assert_close(euler_step(schedule, eps, x_t, 600, 580), want, atol=1e-5, rtol=1e-5)
+    assert_close(euler_step(schedule, eps, x_t, 600, -1), x_t / a.sqrt() - sigma * eps, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_euler_starts_from_noise_alone_unless_the_spacing_is_leading(spacing):
+    schedule, x_T, seen = Schedule(timestep_spacing=spacing), draw(1, 1, 4, 4), []
+    sample(lambda x, t: seen.append((x, t)) or x, schedule, x_T, 30, "euler")
+    x, t = seen[0]
+    assert_close(x, x_T if spacing == "leading" else x_T * (1 - schedule.alpha_bar[int(t)].double()).sqrt())
+    later = sample(lambda x, t: x, schedule, x_T, 30, "euler", start=3, stop=3)
+    assert torch.equal(later, x_T)                       # what comes in halfway is already x_t
+
+
+def test_euler_visits_times_between_timesteps_with_linspace_spacing_only():
+    assert [t for t, _ in steps_of(Schedule(timestep_spacing="linspace"), 4, "euler")] == [999, 666, 333, 0]
+    t = [t for t, _ in steps_of(Schedule(timestep_spacing="linspace"), 5, "euler")]
+    assert t == [999, 749.25, 499.5, 249.75, 0]
+    for spacing in ("leading", "trailing"):
+        assert all(isinstance(t, int) for t, _ in steps_of(Schedule(timestep_spacing=spacing), 7, "euler"))
+
+
+def test_euler_works_with_zero_snr_betas():
+    schedule = Schedule(rescale_betas_zero_snr=True, prediction_type="v_prediction", timestep_spacing="trailing")
+    x_0, x_T = draw(2, 3, 4, 4, seed=1), draw(2, 3, 4, 4, seed=2)
+    picture = sample(lambda x, t: schedule.to_v(x_0, x_T, t), schedule, x_T, 20, "euler")
+    assert_close(picture, x_0, atol=1e-3, rtol=0)
+    no_velocity = euler_step(schedule, torch.zeros_like(x_T), x_T, 999, -1)
+    assert_close(no_velocity, 2 ** -12 * x_T, atol=0, rtol=1e-5)           # the peers' alpha_bar ends at 2 ** -24, not at 0
+
+
+@pytest.mark.parametrize("method", ["ddim", "ddpm", "unclip", "euler"])
+def test_a_model_is_sampled_in_its_own_way_unless_asked_otherwise(method):
+    x_T, predict = draw(1, 1, 4, 4), lambda x, t: 0.5 * x
+    own = sample(predict, Schedule(method=method), x_T, 5, generator=3)
+    assert torch.equal(own, sample(predict, Schedule(), x_T, 5, method, generator=3))
+    assert torch.equal(own, sample(predict, Schedule(method="ddim"), x_T, 5, generator=3)) == (method == "ddim")
 
 
 @pytest.mark.parametrize("method", ["ddim", "ddpm"])
@@ -84,6 +149,14 @@ def test_ddim_with_eta_1_has_the_variance_of_ddpm():
                      atol=1e-6, rtol=1e-6)
 
 
+def test_unclips_arithmetic_differs_from_ddpms_by_rounding_alone():
+    schedule = Schedule.from_config({"_class_name": "UnCLIPScheduler", "prediction_type": "sample", "clip_sample": False})
+    x_0, x_t, z = draw(1, 1, 8, 8, seed=1), draw(1, 1, 8, 8, seed=2), draw(1, 1, 8, 8, seed=3)
+    for t, t_prev in [(999, 888), (500, 499), (111, 0), (1, 0), (0, -1)]:
+        ddpm, unclip = (ddpm_step(schedule, x_0, x_t, t, t_prev, z, unclip) for unclip in (False, True))
+        assert_close(unclip, ddpm, atol=5e-3, rtol=0)
+
+
 def test_a_step_over_one_timestep_has_the_posterior_of_ho_et_al():
     schedule, t = Schedule(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, prediction_type="sample"), 500
     x_0, x_t, z = draw(1, 1, 8, 8, seed=1), draw(1, 1, 8, 8, seed=2), draw(1, 1, 8, 8, seed=3)
@@ -96,30 +169,39 @@ def test_a_step_over_one_timestep_has_the_posterior_of_ho_et_al():
 def test_pictures_of_a_batch_may_be_at_different_timesteps():
     schedule = Schedule()
     x_t, eps, z = draw(2, 1, 4, 4, seed=1), draw(2, 1, 4, 4, seed=2), draw(2, 1, 4, 4, seed=3)
-    t, t_prev = torch.tensor([20, 900]), torch.tensor([-1, 880])
-    for step in (ddpm_step, lambda *a: ddim_step(*a[:5], 1.0, a[5])):
+    t, t_prev = torch.tensor([0, 900]), torch.tensor([-1, 880])
+    for step in (ddpm_step, partial(ddpm_step, unclip=True), lambda *a: ddim_step(*a[:5], 1.0, a[5]),
+                 lambda *a: euler_step(*a[:5])):
         both = step(schedule, eps, x_t, t, t_prev, z)
         for i in range(2):
             one = step(schedule, eps[i:i + 1], x_t[i:i + 1], int(t[i]), int(t_prev[i]), z[i:i + 1])
             assert_close(both[i:i + 1], one)
 
 
-def test_noise_is_added_once_per_random_step_and_never_after_the_last():
+def test_random_steps_need_noise_and_the_step_from_t_0_does_not():
     x = draw(1, 1, 4, 4)
-    assert_close(ddpm_step(Schedule(), x, x, 1, -19), ddpm_step(Schedule(), x, x, 1, -19, noise=100 * x))
+    assert torch.equal(ddpm_step(Schedule(), x, x, 0, -1), ddpm_step(Schedule(), x, x, 0, -1, noise=100 * x))
+    assert_close(ddpm_step(Schedule(), x, x, 1, -1, noise=x), ddpm_step(Schedule(), x, x, 1, -1, noise=100 * x))
+    loud = Schedule(variance_type="fixed_large")
+    assert not torch.allclose(ddpm_step(loud, x, x, 1, -1, noise=x), ddpm_step(loud, x, x, 1, -1, noise=-x))
+    g = torch.Generator().manual_seed(0)
+    sample(lambda x, t: x, Schedule(timestep_spacing="linspace"), x, 1, "ddpm", generator=g)        # one step, at t = 0
+    assert torch.equal(g.get_state(), torch.Generator().manual_seed(0).get_state())
     with pytest.raises(ValueError, match="needs noise"):
         ddpm_step(Schedule(), x, x, 21, 1)
     with pytest.raises(ValueError, match="needs noise"):
         sample(lambda x, t: x, Schedule(), x, 2, eta=0.5)
 
 
+@pytest.mark.parametrize("method, spacing", [("ddim", "leading"), ("ddim", "linspace"), ("euler", "leading"),
+                                             ("euler", "trailing"), ("euler", "linspace")])
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
-def test_inversion_then_sampling_returns_the_picture(prediction_type):
-    schedule = Schedule(prediction_type=prediction_type)
+def test_inversion_then_sampling_returns_the_picture(prediction_type, method, spacing):
+    schedule = Schedule(prediction_type=prediction_type, method=method, timestep_spacing=spacing)
     slope = {"epsilon": 0.3, "v_prediction": 0.2, "sample": 0.5}[prediction_type]
     x_0, predict = draw(2, 3, 4, 4), lambda x, t: slope * x
     x_T = ddim_invert(predict, schedule, x_0, 50, iterations=30)
-    assert_close(sample(predict, schedule, x_T, 50), x_0)
+    assert_close(sample(predict, schedule, x_T, 50), x_0, atol=1e-5, rtol=1e-5)
 
 
 def test_inversion_gets_better_with_steps_and_with_iterations():
@@ -171,6 +253,16 @@ def test_guidance_0_ignores_the_prompt_1_follows_it_and_3_goes_past_it():
     assert_close(guide(e_uncond, e_cond, 3.0), 3 * e_cond - 2 * e_uncond)
 
 
+def test_rescaled_guidance_has_the_contrast_of_the_conditional_prediction():
+    cond, guided = draw(2, 3, 4, 4, seed=1), 5 * draw(2, 3, 4, 4, seed=2) + 1
+    full = rescale_guidance(guided, cond, 1.0)
+    assert_close(full.flatten(1).std(1), cond.flatten(1).std(1))                            # each picture for itself
+    factor = full / guided
+    assert_close(factor, factor[:, :1, :1, :1].expand_as(factor))                       # nothing but the scale changed
+    assert torch.equal(rescale_guidance(guided, cond, 0.0), guided)
+    assert_close(rescale_guidance(guided, cond, 0.7), 0.7 * full + 0.3 * guided)
+
+
 def test_picture_i_of_seed_s_is_picture_0_of_seed_s_plus_i():
     batch = noise((4, 2, 3, 3), 7)
     for i in range(4):
@@ -179,7 +271,7 @@ def test_picture_i_of_seed_s_is_picture_0_of_seed_s_plus_i():
     assert not torch.equal(batch[0], batch[1])
 
 
-@pytest.mark.parametrize("method, eta", [("ddim", 0.0), ("ddim", 1.0), ("ddpm", 0.0)])
+@pytest.mark.parametrize("method, eta", [("ddim", 0.0), ("ddim", 1.0), ("ddpm", 0.0), ("unclip", 0.0)])
 def test_same_seed_same_picture_at_every_batch_size(method, eta):
     schedule = Schedule()
 
@@ -208,5 +300,7 @@ def test_wrong_seeds_and_an_unknown_method_are_refused():
     for seed in (-1, 2 ** 64):
         with pytest.raises(ValueError, match="from 0 to 2"):
             noise((1, 1), seed)
-    with pytest.raises(ValueError, match="expected ddim or ddpm"):
-        sample(lambda x, t: x, Schedule(), torch.zeros(1, 1), 2, method="euler")
+    with pytest.raises(ValueError, match="'pndm', expected one of ddim, ddpm, unclip, euler"):
+        sample(lambda x, t: x, Schedule(), torch.zeros(1, 1), 2, method="pndm")
+    with pytest.raises(ValueError, match="eta 0.5 with method euler"):
+        sample(lambda x, t: x, Schedule(method="euler"), torch.zeros(1, 1), 2, eta=0.5)

@@ -82,6 +82,27 @@ def test_the_noise_grows_with_t_and_the_first_step_changes_little():
     assert TABLES["sd-zero-snr"].alpha_bar[-1] == 0
 
 
+def test_between_two_timesteps_sigma_is_linear():
+    schedule, x = Schedule(), torch.zeros(3, 1, dtype=torch.float64)
+    sigma = ((1 - schedule.alpha_bar) / schedule.alpha_bar).sqrt()
+
+    def sigma_at(t):
+        alpha_bar = schedule.alpha_bar_at(t, x).flatten()
+        return ((1 - alpha_bar) / alpha_bar).sqrt().float()
+
+    assert_close(sigma_at(torch.tensor([0.0, 500.0, 999.0])), sigma[[0, 500, 999]], atol=1e-5, rtol=1e-5)
+    assert_close(sigma_at(torch.tensor([100.25, 500.5, 998.9])), torch.stack([
+        0.75 * sigma[100] + 0.25 * sigma[101], (sigma[500] + sigma[501]) / 2, 0.1 * sigma[998] + 0.9 * sigma[999]]),
+        atol=1e-5, rtol=1e-4)
+
+
+def test_with_zero_snr_betas_the_largest_sigma_is_finite():
+    x = torch.zeros(1, 1)
+    assert TABLES["sd-zero-snr"].alpha_bar_at(999, x) == 0
+    assert TABLES["sd-zero-snr"].alpha_bar_at(999.0, x).item() == pytest.approx(2 ** -24)
+    assert TABLES["sd-zero-snr"].alpha_bar_at(998.5, x).isfinite()
+
+
 def test_half_precision_pictures_are_noised_in_float32():
     x_t = Schedule().add_noise(draw(1, 1, 2, 2).half(), draw(1, 1, 2, 2).half(), 0)
     assert x_t.dtype == torch.float32
@@ -103,6 +124,16 @@ def test_steps_that_do_not_divide_1000_are_spread_evenly():
     assert Schedule(timestep_spacing="trailing").timesteps(7).tolist() == [999, 856, 713, 570, 428, 285, 142]
     assert Schedule(timestep_spacing="linspace").timesteps(7).tolist() == [999, 832, 666, 500, 333, 166, 0]
     assert Schedule(timestep_spacing="leading", steps_offset=1).timesteps(7).tolist() == [853, 711, 569, 427, 285, 143, 1]
+
+
+def test_ties_are_rounded_as_in_the_peers():
+    assert Schedule(timestep_spacing="trailing").timesteps(48)[[3, 15]].tolist() == [936, 686]      # 936.5, 686.5
+    assert Schedule(timestep_spacing="linspace").timesteps(3)[1] == 500                             # 499.5
+
+
+def test_unrounded_timesteps_are_evenly_spaced():
+    t = Schedule(timestep_spacing="linspace").timesteps(5, rounded=False)
+    assert t.tolist() == [999, 749.25, 499.5, 249.75, 0] and t.dtype == torch.float32
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 30, 250, 999])
@@ -127,17 +158,21 @@ def test_after_the_last_step_alpha_bar_is_1_or_that_of_t_0():
     x = torch.zeros(2, 1)
     assert_close(Schedule(set_alpha_to_one=True).alpha_bar_at(torch.tensor([-1, -20]), x), torch.ones(2, 1))
     assert_close(Schedule(set_alpha_to_one=False).alpha_bar_at(-1, x), Schedule().alpha_bar[:1, None])
+    for t in (-1, -1.0):
+        assert_close(Schedule(set_alpha_to_one=False).alpha_bar_at(t, x, end=1.0), torch.ones(1, 1))
 
 
 @pytest.mark.parametrize("config, want", [
-    ({"_class_name": "DDIMScheduler"}, ("linear", True, True, "leading")),
-    ({"_class_name": "PNDMScheduler", "beta_schedule": "scaled_linear"}, ("scaled_linear", False, False, "leading")),
-    ({"_class_name": "EulerDiscreteScheduler"}, ("linear", True, False, "linspace")),
-    ({"_class_name": "UnCLIPScheduler"}, ("squaredcos_cap_v2", True, True, "linspace")),
+    ({"_class_name": "DDIMScheduler"}, ("linear", True, True, "leading", "ddim")),
+    ({"_class_name": "DDPMScheduler"}, ("linear", True, True, "leading", "ddpm")),
+    ({"_class_name": "PNDMScheduler", "beta_schedule": "scaled_linear"}, ("scaled_linear", False, False, "leading", "ddim")),
+    ({"_class_name": "EulerDiscreteScheduler"}, ("linear", True, False, "linspace", "euler")),
+    ({"_class_name": "UnCLIPScheduler"}, ("squaredcos_cap_v2", True, True, "linspace", "unclip")),
+    ({}, ("linear", True, True, "leading", "ddim")),
 ])
 def test_keys_that_a_config_leaves_out_take_the_defaults_of_its_class(config, want):
     s = Schedule.from_config(config)
-    assert (s.beta_schedule, s.set_alpha_to_one, s.clip_sample, s.timestep_spacing) == want
+    assert (s.beta_schedule, s.set_alpha_to_one, s.clip_sample, s.timestep_spacing, s.method) == want
 
 
 def test_harmless_unknown_keys_are_ignored():
@@ -148,14 +183,31 @@ def test_harmless_unknown_keys_are_ignored():
 
 @pytest.mark.parametrize("config", [{"beta_schedule": "sigmoid"}, {"prediction_type": "score"},
                                     {"timestep_spacing": "karras"}, {"variance_type": "learned"},
-                                    {"rescale_betas_zero_snr": True}])
+                                    {"rescale_betas_zero_snr": True}, {"num_train_timesteps": 0},
+                                    {"num_train_timesteps": 10 ** 12}, {"num_train_timesteps": "1000"},
+                                    {"num_train_timesteps": 1000.0}, {"beta_start": "0.1"}, {"beta_end": 2.0},
+                                    {"beta_end": float("nan")}, {"steps_offset": -1}, {"steps_offset": True},
+                                    {"clip_sample": 1},
+                                    {"clip_sample_range": float("nan")}, {"dynamic_thresholding_ratio": 1.5},
+                                    {"trained_betas": 5}, {"trained_betas": []}, {"trained_betas": [0.1, -1]},
+                                    {"_class_name": "FlowMatchEulerDiscreteScheduler"}, {"_class_name": None}])
 def test_unknown_values_are_refused_by_name(config):
     with pytest.raises(ValueError, match=next(iter(config))):
         Schedule.from_config(config)
 
 
-def test_a_schedule_survives_its_folder(tmp_path):
-    schedule = Schedule(prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=True)
+@pytest.mark.parametrize("key, value", [("use_karras_sigmas", True), ("use_exponential_sigmas", True),
+                                        ("use_beta_sigmas", True), ("interpolation_type", "log_linear"),
+                                        ("timestep_type", "continuous"), ("final_sigmas_type", "sigma_min")])
+def test_what_euler_cannot_do_here_is_refused_by_key_and_value(key, value):
+    with pytest.raises(ValueError, match=f"{key} is {value!r}"):
+        Schedule.from_config({"_class_name": "EulerDiscreteScheduler", key: value})
+    Schedule.from_config({"_class_name": "DDIMScheduler", key: value})      # left over from another sampler: means nothing
+
+
+@pytest.mark.parametrize("method", ["ddim", "ddpm", "unclip", "euler"])
+def test_a_schedule_survives_its_folder(tmp_path, method):
+    schedule = Schedule(prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=True, method=method)
     schedule.save_pretrained(tmp_path)
     again = Schedule.from_pretrained(tmp_path)
     assert again == schedule and torch.equal(again.alpha_bar, schedule.alpha_bar)
@@ -166,6 +218,9 @@ def test_a_bad_folder_is_a_checkpoint_error(tmp_path):
         Schedule.from_pretrained(tmp_path)
     (tmp_path / "scheduler_config.json").write_text('{"beta_schedule": "sigmoid"}')
     with pytest.raises(CheckpointError, match="sigmoid"):
+        Schedule.from_pretrained(tmp_path)
+    (tmp_path / "scheduler_config.json").write_text('{"_class_name": ["DDIMScheduler"]}')
+    with pytest.raises(CheckpointError, match="scheduler_config.json"):
         Schedule.from_pretrained(tmp_path)
 
 

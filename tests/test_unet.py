@@ -144,6 +144,15 @@ def test_training_and_sampling_attend_alike(dtype, tolerance):
     assert_close(attend(q, k, v), want, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("control", [None, lambda maps: maps])
+def test_a_mask_hides_keys_and_causal_is_one(control):
+    q, k, v = torch.randn(3, 2, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    sees = torch.tensor([True, True, False, True])
+    assert_close(attend(q, k, v, control, mask=sees.expand(4, 4)), attend(q, k[:, :, sees], v[:, :, sees]))
+    lower = torch.ones(4, 4, dtype=torch.bool).tril()
+    assert_close(attend(q, k, v, control, causal=True), attend(q, k, v, control, mask=lower))
+
+
 @torch.no_grad()
 def test_text_kv_gives_what_the_context_gives():
     unet, (x, t, context) = tiny(), batch()
