@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -214,9 +215,10 @@ def fill(module, tensors, source, device=None, dtype=None):
     """
     check_fit(module, tensors, source)
     converted = {}
-    for key in list(tensors):
-        tensor = tensors.pop(key)
-        converted[key] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+    with half_the_threads():
+        for key in list(tensors):
+            tensor = tensors.pop(key)
+            converted[key] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
     return load_strict(module, converted, source).eval().requires_grad_(False)
 
 
@@ -226,8 +228,9 @@ def load_strict(module, tensors, source):
     Works on a module built on the meta device: the tensors become the parameters, nothing is copied.
     """
     check_fit(module, tensors, source)
-    complain({"not finite": [f"{key} ({t.dtype}) holds values that are not finite"
-                             for key, t in tensors.items() if not is_finite(t)]}, module, source)
+    with half_the_threads():
+        bad = [f"{key} ({t.dtype}) holds values that are not finite" for key, t in tensors.items() if not is_finite(t)]
+    complain({"not finite": bad}, module, source)
     module.load_state_dict(tensors, assign=True)
     return module
 
@@ -258,12 +261,25 @@ def complain(problems, module, source, most=8):
 
 
 def is_finite(tensor):
-    """Whether all values are finite: then the smallest and the largest are, and both are NaN if any value is.
+    """Whether all values are finite, exactly, at the speed of the memory; isfinite().all() takes over ten times as long.
 
-    In one pass, at the speed of the memory; isfinite().all() takes about twenty times as long.
+    If the sum is finite, they all are. If it is not, it may have overflowed: then the smallest and the largest value decide,
+    which are both NaN if any value is.
     """
-    has_values = tensor.is_floating_point() and tensor.numel() > 0 and not tensor.is_meta
-    return not has_values or bool(torch.stack(tensor.aminmax()).isfinite().all())
+    if not tensor.is_floating_point() or tensor.numel() == 0 or tensor.is_meta:
+        return True
+    return bool(tensor.sum().isfinite()) or bool(torch.stack(tensor.aminmax()).isfinite().all())
+
+
+@contextmanager
+def half_the_threads():
+    """For passes at the speed of the memory: more threads gain little, and one that waits for a busy core costs tenfold."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // 2))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 # -------------------------------------------------------------------------------------------------------------- writing

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from . import devices
 from .attention import AddedKVAttention, Attention, TextKV, Transformer
 from .checkpoints import from_folder
 
@@ -120,10 +121,12 @@ class UNet(nn.Module):
         else:
             context, vector = self.conditions(context, added)
         self.check_batch(x, context, vector)
-        time = self.time_embedding(sinusoid(batched(t, x), self.config["block_out_channels"][0]).to(x.dtype))
-        time = F.silu(time if vector is None else time + vector)           # every residual block would apply this silu
-        x = self.conv_in(x)
+        with devices.products(x):
+            time = self.time_embedding(sinusoid(batched(t, x), self.config["block_out_channels"][0]).to(x.dtype))
+            time = F.silu(time if vector is None else time + vector)       # every residual block would apply this silu
+            return self.down_and_up(self.conv_in(x), time, context)
 
+    def down_and_up(self, x, time, context):
         skips = [x]
         for level in self.down_blocks:
             for res, attention in level.rows():
@@ -323,10 +326,10 @@ class ResBlock(nn.Module):
         super().__init__()
         self.scale_shift, self.sampling = scale_shift, sampling
         self.norm1 = nn.GroupNorm(groups, before, eps=eps)
-        self.conv1 = nn.Conv2d(before, after, 3, padding=1)
+        self.conv1 = Conv3x3(before, after)
         self.time_emb_proj = nn.Linear(time_width, 2 * after if scale_shift else after)
         self.norm2 = nn.GroupNorm(groups, after, eps=eps)
-        self.conv2 = nn.Conv2d(after, after, 3, padding=1)
+        self.conv2 = Conv3x3(after, after)
         self.conv_shortcut = nn.Conv2d(before, after, 1) if before != after else nn.Identity()
 
     def forward(self, x, time, size=None):        # (B, C, H, W), (B, 4 * C_0) -> (B, C', H, W), or another side
@@ -349,6 +352,25 @@ def resized(x, sampling, size):
     return F.interpolate(x, size=size, mode="nearest") if sampling == "up" else x
 
 
+class Conv3x3(nn.Conv2d):
+    """A 3x3 convolution that keeps the side.
+
+    On a map with fewer positions than channels a CPU's convolution spends its time on rearranging the weights. There the
+    same product is made of the patches around all positions, with the weights as they are: up to twice as fast.
+    """
+
+    def __init__(self, before, after):
+        super().__init__(before, after, 3, padding=1)
+
+    def forward(self, x):
+        batch, _, h, w = x.shape
+        if x.device.type != "cpu" or batch * h * w >= self.out_channels or not self.weight.is_contiguous():
+            return super().forward(x)
+        patches = rearrange(F.unfold(x, 3, padding=1), "b k n -> k (b n)")                   # k: 9 values of each channel
+        out = torch.addmm(self.bias[:, None], self.weight.flatten(1), patches)
+        return rearrange(out, "c (b h w) -> b c h w", b=batch, h=h)
+
+
 class Downsample(nn.Module):
     def __init__(self, channels):
         super().__init__()
@@ -361,7 +383,7 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     def __init__(self, channels):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv3x3(channels, channels)
 
     def forward(self, x, time=None, size=None):
         # To the size of the skip that comes next: not twice the side where an odd side was halved.

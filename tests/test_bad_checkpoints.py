@@ -4,6 +4,7 @@ import os
 import pickle
 import random
 import shutil
+import struct
 import time
 
 import pytest
@@ -313,6 +314,14 @@ def flip(data, rng, start=0, end=None):
     return bytes(data)
 
 
+def poison(data, rng):
+    """One number becomes a special one: NaN, infinite, the largest, the smallest."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    at = start + 4 * rng.randrange((len(data) - start) // 4)
+    value = rng.choice([float("nan"), float("inf"), float("-inf"), 3.4e38, -3.4e38, 1e-45, -0.0])
+    return data[:at] + struct.pack("<f", value) + data[at + 4:]
+
+
 def cut(data, rng):
     return data[:rng.randrange(len(data))]
 
@@ -407,7 +416,7 @@ def test_files_changed_by_chance_never_crash_hang_or_load_as_if_nothing_had_happ
     for i in range(count):
         name = rng.choice([WEIGHTS, WEIGHTS, WEIGHTS, "config.json"])
         change = rng.choice([flip, flip, cut, insert, remove] + (
-            [flip_header, flip_header, flip_length, edit_header, edit_header] if name == WEIGHTS else [edit_config] * 5))
+            [flip_header, flip_header, flip_length, edit_header, edit_header, poison] if name == WEIGHTS else [edit_config] * 5))
         changed = change(original[name], rng)
         paths[name].write_bytes(changed)
         began = time.process_time()
