@@ -188,7 +188,7 @@ FILES = {                                         # damage -> what the message m
     "empty pickle": (only_pickle(lambda t, p: p.touch()), "use a .safetensors file"),
     "pickle that lacks keys": (only_pickle(lambda t, p: torch.save({"state_dict": {}}, p)), "missing conv_in.weight"),
     "missing shard": (lambda f: (as_shards(f), (f / "model-1.safetensors").unlink()), "no file .*model-1.safetensors"),
-    "damaged shard": (lambda f: (as_shards(f), (f / "model-1.safetensors").write_bytes(b"x" * 99)), "model-1.safetensors is not a"),
+    "damaged shard": (lambda f: (as_shards(f), (f / "model-1.safetensors").write_bytes(b"x" * 99)), "model-1.safetensors is"),
     "index names too many keys": (shards(lambda i: i["weight_map"].update(extra="model-0.safetensors")),
                                   "model-0.safetensors does not hold what .*index.json says, 1 keys; e.g. extra"),
     "index names too few": (shards(lambda i: i["weight_map"].pop("conv_in.bias")), "1 keys; e.g. conv_in.bias"),
@@ -359,8 +359,9 @@ def edit_header(data, rng):
             return h | {key: rng.choice(NASTY)}
         field = rng.choice(["dtype", "shape", "data_offsets"])
         if kind == 4 and field != "dtype":
-            value = list(h[key][field])
-            value[rng.randrange(len(value))] += rng.choice([-4, -1, 1, 4, 2 ** 40])
+            value, by = list(h[key][field]), rng.choice([-4, -1, 1, 4, 2 ** 40])
+            moved = rng.choice([[0], [-1], range(len(value))])               # one number, or the tensor's whole place
+            value = [n + by if i in moved or i - len(value) in moved else n for i, n in enumerate(value)]
             return h | {key: h[key] | {field: value}}
         return h | {key: h[key] | {field: rng.choice([*NASTY, "I32", "F16", "BOOL", "F64", "C64"])}}
     return with_header(data, change)

@@ -4,6 +4,7 @@ import json
 
 import concept_sliders as paper
 import pytest
+import tiny_models
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
@@ -227,3 +228,13 @@ def test_erase_is_enhance_with_the_ends_swapped():
     block = {"target": "a", "positive": "b", "negative": "c"}
     erased = paper.checked(block | {"action": "erase"}, "here")
     assert (erased["positive"], erased["negative"]) == ("c", "b")
+
+
+@pytest.mark.filterwarnings("ignore:prompt has")
+@pytest.mark.parametrize("make", [tiny_models.stable_diffusion, tiny_models.stable_diffusion_xl])
+def test_the_same_file_trains_and_samples_on_other_models(tmp_path, make):
+    model, out = make(tmp_path / "model"), tmp_path / "out"
+    use = ["--model", str(model), "--out", str(out), "--device", "cpu", *FAST]
+    paper.main(["train", *use])
+    paper.main(["sample", *use, "--slider", str(out / "slider.safetensors"), "--n", "2", "--prompt", "a red cat", "--scales", "0", "2"])
+    assert (out / "figure.png").is_file()

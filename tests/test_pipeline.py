@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import tiny_models
 import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
@@ -19,7 +20,8 @@ from minidiff.__main__ import main
 from minidiff.checkpoints import CheckpointError, read_config, save_folder, write_json
 from minidiff.clip import CLIPText
 from minidiff import devices
-from minidiff.pipeline import Condition, TextToImage, load
+from minidiff import pipeline, single_file
+from minidiff.pipeline import Condition, StableDiffusionXL, TextToImage, load
 from minidiff.samplers import ddim_invert, noise, sample
 from minidiff.schedule import Schedule
 from minidiff.tokenizer import Tokenizer
@@ -28,34 +30,17 @@ from minidiff.vae import VAE
 
 torch.set_num_threads(1)          # tiny models: waking a second thread costs more than it brings
 GOLDEN = Path(__file__).parent / "golden" / "pipeline-sd1"
-INDEX = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.42.1", "safety_checker": [None, None],
-         "tokenizer": ["transformers", "CLIPTokenizer"], "text_encoder": ["transformers", "CLIPTextModel"],
-         "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
-         "scheduler": ["diffusers", "DDIMScheduler"]}
-UNET = {"in_channels": 4, "out_channels": 4, "block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4,
-        "attention_head_dim": 2, "cross_attention_dim": 16, "sample_size": 8,
-        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"]}
 OTHER = {"cross_attention_dim": 24}
-VAE_CONFIG = {"block_out_channels": [8, 8], "layers_per_block": 1, "norm_num_groups": 4, "latent_channels": 4,
-              "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tiny model with random weights, in diffusers' layout."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("tiny")
-    tokenizer = Tokenizer.train(["a red cat", "a blue chair"], length=8)
-    tokenizer.save(folder / "tokenizer")
-    text = {"vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
-            "num_attention_heads": 2, "max_position_embeddings": 8, "projection_dim": 16, "eos_token_id": tokenizer.eos,
-            "bos_token_id": tokenizer.bos, "hidden_act": "quick_gelu", "architectures": ["CLIPTextModel"]}
-    save_folder(CLIPText(text).init_weights(), text, folder / "text_encoder", "model.safetensors", torch.float32)
-    save_folder(UNet.from_config(UNET), UNET, folder / "unet", dtype=torch.float32)
-    save_folder(VAE.from_config(VAE_CONFIG), VAE_CONFIG, folder / "vae", dtype=torch.float32)
-    Schedule().save_pretrained(folder / "scheduler")
-    write_json(folder / "model_index.json", INDEX)
-    return folder
+    return tiny_models.stable_diffusion(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def xl_folder(tmp_path_factory):
+    return tiny_models.stable_diffusion_xl(tmp_path_factory.mktemp("xl"))
 
 
 @pytest.fixture
@@ -84,26 +69,6 @@ def test_the_loop_gives_the_pictures_of_the_peers():
         assert torch.equal(pipe.schedule.timesteps(steps), outputs["timesteps"])
         assert_close(z, outputs["final_latents"], atol=case["atol"]["final_latents"], rtol=0)
         assert_close(pipe.decode(z), outputs["images"], atol=case["atol"]["images"], rtol=0)
-
-
-@pytest.fixture(scope="module")
-def xl_folder(folder, tmp_path_factory):
-    """A tiny SDXL: the text encoder of `folder`, a second one with a projection, a UNet that is told the pooled text and sizes."""
-    torch.manual_seed(1)
-    folder = Path(shutil.copytree(folder, tmp_path_factory.mktemp("xl") / "xl"))
-    tokenizer = Tokenizer.from_pretrained(folder / "tokenizer")
-    tokenizer.names["pad"] = "!"
-    tokenizer.save(folder / "tokenizer_2")
-    text = read_config(folder / "text_encoder") | {"hidden_size": 12, "projection_dim": 10, "num_hidden_layers": 3, "hidden_act": "gelu",
-                                                   "architectures": ["CLIPTextModelWithProjection"]}
-    save_folder(CLIPText(text).init_weights(), text, folder / "text_encoder_2", "model.safetensors", torch.float32)
-    unet = UNET | {"cross_attention_dim": 28, "addition_embed_type": "text_time", "addition_time_embed_dim": 4,
-                   "projection_class_embeddings_input_dim": 10 + 6 * 4}
-    save_folder(UNet.from_config(unet), unet, folder / "unet", dtype=torch.float32)
-    Schedule(method="euler").save_pretrained(folder / "scheduler")
-    write_json(folder / "model_index.json", INDEX | {"_class_name": "StableDiffusionXLPipeline", "text_encoder_2": ["t", "C"],
-                                                     "tokenizer_2": ["t", "C"]})
-    return folder
 
 
 def test_sdxl_sees_both_texts_the_sizes_and_zeros_for_no_text(xl_folder):
@@ -279,6 +244,42 @@ def test_latents_that_are_not_finite_are_reported(pipe):
         pipe("a red cat", steps=2)
 
 
+SINGLE = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize("family, kind", [("sd1", TextToImage), ("sd2", TextToImage), ("sdxl", StableDiffusionXL)])
+@torch.no_grad()
+def test_a_single_file_is_a_whole_model(family, kind, monkeypatch):
+    """The tiny golden files have no words: their ids stand in for a tokenizer's."""
+    case = SINGLE / f"singlefile-{family}"
+    config, inputs, outputs = (json.loads((case / "config.json").read_text()),
+                               *(load_file(case / f"{name}.safetensors") for name in ("inputs", "outputs")))
+    ids = [inputs[name] for name in sorted(inputs) if "ids" in name and name != "time_ids"]
+    original = single_file.read
+    monkeypatch.setattr(single_file, "read", lambda path, **how: original(path, config=config, prediction_type="epsilon"))
+    monkeypatch.setattr(pipeline, "tokenizers_for", lambda file, source: [lambda texts, i=i: i for i in ids])
+    pipe = load(case / "model.safetensors", device="cpu")
+    assert type(pipe) is kind
+    text = pipe.encode_prompts(["", ""])
+    assert_close(text.context, outputs["encoder_hidden_states"], atol=5e-5, rtol=0)
+    added = {**text.added, "time_ids": inputs["time_ids"]} if family == "sdxl" else {}
+    assert_close(pipe.unet(inputs["sample"], inputs["timestep"], text.context, added), outputs["sample"], atol=2e-4, rtol=0)
+
+
+def test_a_single_file_needs_clips_vocabulary(folder, tmp_path):
+    file = SimpleNamespace(family="sdxl", path=tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="holds no tokenizer.*tokenizer=..."):
+        pipeline.tokenizers_for(file)
+    with pytest.raises(CheckpointError, match="nowhere"):
+        pipeline.tokenizers_for(file, tmp_path / "nowhere")
+    ends, zeros = (list(t(["a"])[0]) for t in pipeline.tokenizers_for(file, folder / "tokenizer"))
+    assert ends[-1] == ends[2] and zeros[-1] == 0                          # SDXL: the first pads with the end token, the second with "!"
+    shutil.copytree(folder / "tokenizer", tmp_path / "tokenizer")
+    file.family = "sd1"
+    tokenizer, = pipeline.tokenizers_for(file)                             # found beside the file
+    assert tokenizer(["a"])[0].tolist() == ends
+
+
 def edit(path, **changes):
     write_json(path, {**read_config(path.parent, path.name), **changes})
 
@@ -297,7 +298,7 @@ def drop(path, key):
     (lambda d: edit(d / "vae" / "config.json", latent_channels=8), "does not fit VAE"),
     (lambda d: drop(d / "unet" / "config.json", "sample_size"), "sample_size of the UNet is None"),
     (lambda d: shutil.rmtree(d / "scheduler"), "scheduler_config.json"),
-    (lambda d: save_folder(UNet.from_config(UNET | OTHER), UNET | OTHER, d / "unet"), "width of the text is 24 for the UNet, 16"),
+    (lambda d: save_folder(UNet.from_config(tiny_models.UNET | OTHER), tiny_models.UNET | OTHER, d / "unet"), "width of the text is 24 for the UNet, 16"),
 ])
 def test_a_damaged_model_is_a_checkpoint_error_that_says_what_is_wrong(copy, damage, message):
     damage(copy)
