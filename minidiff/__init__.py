@@ -14,8 +14,8 @@ HOMES = {
     "Tokenizer": "tokenizer", "LearnedToken": "tokens",
     "CLIP": "clip", "CLIPText": "clip", "CLIPImage": "clip", "CheckpointError": "checkpoints",
 }
-MODULES = ("attention", "checkpoints", "clip", "devices", "hub", "images", "info", "lora", "movq", "open_clip",
-           "pipeline", "prior", "samplers", "schedule", "single_file", "tensorfile", "tokenizer", "tokens", "toybox",
+MODULES = ("attention", "blocks", "checkpoints", "clip", "devices", "hub", "images", "info", "kandinsky",
+           "lora", "movq", "open_clip", "pipeline", "prior", "samplers", "schedule", "single_file", "tensorfile", "tokenizer", "tokens", "toybox",
            "training", "unet", "vae")
 __all__ = [*HOMES, *MODULES]
 

@@ -28,7 +28,7 @@ from torch import nn
 from .attention import Attention, attend
 from .checkpoints import from_folder
 from .samplers import generators, guide, noise, sample
-from .unet import sinusoid
+from .blocks import sinusoid
 
 EXTRA = 4                                         # tokens after the text
 

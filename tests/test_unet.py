@@ -3,14 +3,18 @@ measured there (case.json)."""
 import hashlib
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
+from minidiff import devices
 from minidiff.attention import Attention, attend
+from minidiff.blocks import Conv3x3
 from minidiff.checkpoints import CheckpointError, load_strict, save_folder
 from minidiff.unet import UNet, original_name, sinusoid, zero_residuals
 
@@ -119,6 +123,33 @@ def test_sinusoids_are_cosines_then_sines():
     angles = [3.0, 3.0 / 100]                     # 10000 ** (-0/2) and 10000 ** (-1/2)
     want = [[1, 1, 0, 0], [*map(math.cos, angles), *map(math.sin, angles)]]
     assert_close(got, torch.tensor(want, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("batch, side", [(1, 1), (1, 3), (2, 3), (2, 8)])        # few positions and many: two ways to compute it
+def test_conv3x3_is_a_convolution(batch, side):
+    torch.manual_seed(0)
+    conv = Conv3x3(6, 20).double()
+    x = torch.randn(batch, 6, side, side + 1, dtype=torch.float64, requires_grad=True)
+    got, want = conv(x), F.conv2d(x, conv.weight, conv.bias, padding=1)
+    assert_close(got, want)
+    assert_close(torch.autograd.grad(got.square().sum(), [x, *conv.parameters()]), torch.autograd.grad(want.square().sum(), [x, *conv.parameters()]))
+
+
+@torch.no_grad()
+def test_products_in_emulated_half_precision_are_made_in_float32(monkeypatch):
+    monkeypatch.setattr(devices, "multiplies_bfloat16", lambda device: False)
+    for dtype in (torch.bfloat16, torch.float16):
+        x, w = torch.randn(3, 500).to(dtype), torch.randn(4, 500).to(dtype)
+        with devices.products(x):
+            assert_close(F.linear(x, w), F.linear(x.float(), w.float()).to(dtype), rtol=0, atol=0)
+            image, kernel = torch.randn(1, 3, 5, 5).to(dtype), torch.randn(2, 3, 3, 3).to(dtype)
+            assert_close(F.conv2d(image, kernel, padding=1), F.conv2d(image.float(), kernel.float(), padding=1).to(dtype), rtol=0, atol=0)
+        unet, (x, t, context) = tiny().to(dtype), batch()
+        got = unet(x.to(dtype), t, context.to(dtype))
+        assert got.dtype == dtype
+        assert_close(got.float(), unet.float()(x, t, context), rtol=0, atol=0.1)
+    monkeypatch.setattr(devices, "multiplies_bfloat16", lambda device: True)
+    assert isinstance(devices.products(x.bfloat16()), nullcontext) and isinstance(devices.products(x.float()), nullcontext)
 
 
 # Attention
