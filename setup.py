@@ -14,7 +14,7 @@ setup(
     install_requires=["torch>=2.2", "einops", "numpy", "pillow", "tqdm", "safetensors"],
     extras_require={
         "test": ["pytest"],
-        "parity": ["diffusers", "transformers", "peft", "hypothesis", "open_clip_torch"],
+        "parity": ["diffusers", "transformers", "peft", "hypothesis"],
         "tutorials": ["jupyter", "matplotlib"],
         "hub": ["huggingface_hub"],
     },

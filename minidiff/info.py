@@ -136,7 +136,7 @@ def describe_network(folder, variant):
             part.note = UNUSED
             return part
         part.note, part.tensors = "fits", whatever_is_there(folder, variant)
-        part.tensors = make.from_pretrained(folder, "meta", **({"variant": variant} if variant else {})).state_dict()
+        part.tensors = make.from_pretrained(folder, "meta", variant=variant).state_dict()
     except CheckpointError as error:
         part.problem = str(error)
     return part
