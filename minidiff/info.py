@@ -31,8 +31,6 @@ ALONE = [(r"^(down_blocks|mid_block)\.", "a UNet in the layout of diffusers"),
          (r"^((en|de)coder|(post_)?quant_conv)\.", "an autoencoder"),
          (r"^prd_embedding$", "a prior"),
          (r"^(text_model\.|vision_model\.|transformer\.resblocks\.|visual\.)", "a CLIP, or a tower of one")]
-
-
 UNUSED = "not used"
 
 
@@ -180,7 +178,7 @@ def describe_lora(path, tensors):
 
 
 def lora_family(tensors):
-    """ for Stable Diffusion 1, by the width of the text that its keys and values read; empty if it has none of them."""
+    """" for Stable Diffusion 1": by the width of the text that its layers read; "" if none of them reads text."""
     widths = {t.shape[-1] for key, t in tensors.items() if re.search(r"attn2[._]to_k\b.*(down|lora_A)", key) and t.ndim > 1}
     return f" for {WIDTHS.get(max(widths), f'text of width {max(widths)}')}" if widths else ""
 
@@ -199,20 +197,20 @@ def describe_single_file(path, tensors):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")           # that it does not say what it predicts is no news here
         file = single_file.split(tensors, path, partial=True)
-    parts = []
-    for name in single_file.PREFIXES[file.family]:
-        if name not in file.tensors:
-            parts.append(Part(name, problem=f"{path} has no {name}"))
-            continue
-        own = dict(file.tensors[name])
-        make = single_file.MAKERS[name]
-        part = Part(name, getattr(make, "__self__", make).__name__, own, note="fits")
-        try:
-            file.module(name, "meta")
-        except CheckpointError as error:
-            part.problem = str(error)
-        parts.append(part)
+    parts = [describe_piece(file, name) for name in single_file.PREFIXES[file.family]]
     return f"{single_file.TITLES[file.family]}, single file", parts
+
+
+def describe_piece(file, name):
+    if name not in file.tensors:
+        return Part(name, problem=f"{file.path} has no {name}")
+    make = single_file.MAKERS[name]               # a class, or its from_config
+    part = Part(name, getattr(make, "__self__", make).__name__, dict(file.tensors[name]), note="fits")
+    try:
+        file.module(name, "meta")
+    except CheckpointError as error:
+        part.problem = str(error)
+    return part
 
 
 def describe_alone(path, tensors):

@@ -12,6 +12,7 @@ import math
 import mmap
 import os
 import stat
+import sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -23,6 +24,8 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 LARGEST_JSON = 100_000_000                        # bytes: the limit of the format for its header; real ones have 100 kB
 SMALLEST_PIECE = 2 ** 22                          # bytes, see `map_tensors`
+# Python before 3.13 keeps a file handle for each mapping, of which macOS allows a process only 256.
+NO_HANDLE = {"trackfd": False} if sys.version_info >= (3, 13) and os.name == "posix" else {}
 
 # How files begin that are often mistaken for safetensors.
 OTHERS = {b"PK\x03\x04": "a zip, as torch.save writes it", b"\x80": "a pickle", b"version https": "a pointer of Git LFS; "
@@ -157,16 +160,16 @@ def map_tensors(path):
             begin, end = piece[0][1].begin, piece[-1][1].end
             begin -= begin % mmap.ALLOCATIONGRANULARITY
             try:
-                data = mmap.mmap(file.fileno(), end - begin, access=mmap.ACCESS_COPY, offset=begin) if end > begin else b""
-                for key, entry in piece:
-                    tensors[key] = tensor_at(data, entry, begin)
+                data = b"" if begin == end else mmap.mmap(
+                    file.fileno(), end - begin, access=mmap.ACCESS_COPY, offset=begin, **NO_HANDLE)
+                tensors |= {key: tensor_at(data, entry, begin) for key, entry in piece}
             except (OSError, ValueError, RuntimeError) as error:       # out of addresses; a shape that torch cannot have
                 raise CheckpointError(f"{path} cannot be mapped into memory: {error}") from error
     return tensors
 
 
 def pieces(entries):
-    """[(key, Entry)] in runs of at least a 32nd of the file: each keeps a file handle open."""
+    """[(key, Entry)] in runs of at least a 32nd of the file."""
     run, total = [], sum(entry.end - entry.begin for entry in entries.values())
     for key, entry in entries.items():
         run.append((key, entry))

@@ -72,6 +72,13 @@ def test_a_file_may_hold_nothing(tmp_path):
     assert read_tensors(tmp_path / "a.safetensors") == {}
 
 
+def test_a_file_may_hold_only_empty_tensors_behind_a_header_of_whole_pages(tmp_path):
+    header = json.dumps({"a": {"dtype": "F32", "shape": [0, 3], "data_offsets": [0, 0]}}).encode()
+    header += b" " * (2 ** 16 - 8 - len(header))
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    assert read_tensors(tmp_path / "a.safetensors")["a"].shape == (0, 3)
+
+
 def test_writing_to_a_tensor_does_not_reach_the_file(folder):
     before = (folder / "diffusion_pytorch_model.safetensors").read_bytes()
     read_folder(folder)["0.weight"].fill_(7)
