@@ -20,6 +20,7 @@ Where the paper and the authors' code differ, this file follows
   * their code: x_t comes from the student's own sampling, with guidance 3 away from c_-, stopped after k steps. No pictures.
   * neither: their loss asks the network at t = 999 - 20 k, for latents that are at 980 - 20 k, and their roll-out ignores the
     offset of one step that Stable Diffusion's schedule has. Here the latents and the loss are at the same t of one list.
+On SDXL, whose own sampler is Euler's, "DDIM steps" are Euler steps.
 Differs from both: several latents per step in place of one (--batch), fewer steps of roll-out and a higher learning rate, for
 a model of 64x64 pictures; float32 adapters, not bfloat16. Of the paper, text sliders are here; several can be moved together, all to the same scale.
 
@@ -310,7 +311,7 @@ def sample_command(args):
 def arguments(argv=None):
     common = argparse.ArgumentParser(add_help=False)
     add = lambda *names, **how: common.add_argument(*names, **how)
-    add("--model", default="toybox", help="toybox, or a folder in diffusers' layout")
+    add("--model", default="toybox", help="toybox, a folder in diffusers' layout, or one .safetensors file")
     add("--out", type=Path, default=Path("outputs/concept_sliders"), help="where results go")
     add("--device", default=None, help="cpu, cuda (default: a GPU if there is one)")
     add("--seed", type=int, default=0, help="of training and of the first picture")

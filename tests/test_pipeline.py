@@ -365,7 +365,16 @@ def test_the_command_writes_a_picture_and_says_where(folder, tmp_path, capsys, n
     assert min(images.load(out).shape[1:]) >= 16 * (1 if n == 1 else 2)
 
 
+def test_the_command_takes_size_method_and_type(xl_folder, tmp_path):
+    out = tmp_path / "cat.png"
+    use = ["--model", str(xl_folder), "--out", str(out), "--device", "cpu", "--steps", "2"]
+    assert main(["a red cat", *use, "--size", "16", "24", "--method", "ddim", "--dtype", "bfloat16"]) == 0
+    want = load(xl_folder, "cpu", torch.bfloat16)("a red cat", steps=2, method="ddim", size=(16, 24))[0]
+    assert_close(images.load(out), want, atol=0.5 / 255 + 1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("arguments, message", [
+    (["--size", "15", "16"], "multiples of 2"), (["--method", "heun"], "heun"),
     (["--model", "/no/such/model"], "no model '/no/such/model'"),
     (["--steps", "0"], "0 sampling steps"), (["--n", "0"], "0 pictures"),
     (["--out", "x.docx"], "docx"), (["--out", "/proc/nothing/x.png"], ""), (["--device", "toaster"], "toaster"),

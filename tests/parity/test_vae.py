@@ -5,7 +5,7 @@ import torch
 pytest.importorskip("diffusers")
 pytest.importorskip("hypothesis")
 from diffusers import AutoencoderKL, VQModel                                        # noqa: E402
-from hypothesis import given, settings                                              # noqa: E402
+from hypothesis import Phase, given, settings                                       # noqa: E402
 from hypothesis import strategies as st                                             # noqa: E402
 
 from minidiff.checkpoints import save_folder                                        # noqa: E402
@@ -15,7 +15,8 @@ from minidiff.vae import VAE                                                    
 from .compare import assert_near, assert_same_gradients, loaded, randomised         # noqa: E402
 
 pytestmark = pytest.mark.parity
-several = settings(max_examples=8, deadline=None, database=None, derandomize=True)
+# Phase.generate: no search for a smaller example
+several = settings(max_examples=8, deadline=None, database=None, derandomize=True, phases=[Phase.generate])
 seeds, sides = st.integers(0, 2 ** 31), st.integers(7, 12)
 
 
@@ -38,7 +39,7 @@ def kl_configs(draw):
 
 @st.composite
 def movq_configs(draw):
-    config = draw(configs(multiple=32))           # the decoder's norms have 32 groups
+    config = draw(configs(multiple=64))           # the decoder's norms have 32 groups: two channels in each
     levels = len(config["block_out_channels"])
     types = lambda *names: tuple(draw(st.lists(st.sampled_from(names), min_size=levels, max_size=levels)))
     return config | dict(norm_type="spatial", num_vq_embeddings=draw(st.integers(2, 20)),
@@ -75,6 +76,9 @@ def test_movq_gives_the_peers_latents_pictures_and_gradients(config, height, wid
     assert_near(z, latents, "latents")
     assert_near(decoded, want, "decoded")
     assert_near(movq.decode(movq.quantize(latents)), peer.decode(latents).sample, "decoded from codes")
+    # In float64: behind the spatial norms, rounding alone makes float32 gradients differ by up to 2e-4.
+    movq, peer = movq.double(), peer.double()
+    decoded, want = movq.decode(movq.encode(image.double())), peer.decode(peer.encode(image.double()).latents, force_not_quantize=True).sample
     assert_same_gradients(movq, [decoded], peer, [want])
 
 
