@@ -4,6 +4,7 @@ Our modules carry the names of the published files (diffusers, transformers), so
 Where a layout differs, the difference is a list of (regular expression, replacement) pairs beside the class it loads.
 How a single file is read is in tensorfile.py.
 """
+import inspect
 import json
 import math
 import os
@@ -101,13 +102,13 @@ def variants(names):
     return sorted({match[2] and match[2][1:] for match in found}, key=str)
 
 
-def read_folder(folder, variant=None):
-    """The tensors of a component's folder, in one file or in shards named by an index: {key: tensor}."""
+def read_folder(folder, variant=None, device="cpu"):
+    """The tensors of a component's folder, in one file or in shards named by an index: {key: tensor}. See `read_tensors`."""
     path = weights_file(folder, variant)
-    return read_shards(path) if path.suffix == ".json" else read_tensors(path)
+    return (read_shards if path.suffix == ".json" else read_tensors)(path, device)
 
 
-def read_shards(index):
+def read_shards(index, device="cpu"):
     """The tensors of all shards that the file `index` names: {key: tensor}. Each must hold what the index says of it."""
     places = read_config(index.parent, index.name).get("weight_map")
     if not isinstance(places, dict) or not places:
@@ -116,7 +117,7 @@ def read_shards(index):
         raise CheckpointError(f"{index} names a shard that is no file beside it")
     tensors = {}
     for shard in sorted(set(places.values())):
-        part = read_tensors(index.parent / shard)
+        part = read_tensors(index.parent / shard, device)
         wrong = part.keys() ^ {key for key, place in places.items() if place == shard}
         if wrong:
             raise CheckpointError(f"{index.parent / shard} does not hold what {index.name} says, {len(wrong)} keys; "
@@ -156,7 +157,8 @@ def from_folder(make, folder, device=None, dtype=None, pairs=(), ignore=(r"posit
     Returns the module, in eval mode, without gradients: what is loaded is frozen until somebody says otherwise.
     """
     config = read_config(folder)
-    tensors = rename(read_folder(folder, variant), pairs, ignore)
+    tensors = read_folder(folder, variant, "meta" if str(device) == "meta" else "cpu")       # `fill` moves them one by one
+    tensors = rename(tensors, pairs, ignore)
     if fix:
         tensors = fix(tensors)
     return build(make, config, tensors, folder, device, dtype)
@@ -165,6 +167,15 @@ def from_folder(make, folder, device=None, dtype=None, pairs=(), ignore=(r"posit
 def build(make, config, tensors, source, device=None, dtype=None):
     """`make(config)` filled with `tensors`; CheckpointError, which names `source`, if they do not fit. See `fill`."""
     return fill(on_meta(make, config, source), tensors, source, device, dtype)
+
+
+def arguments(cls, config):
+    """What a config.json says of the arguments of `cls`; ValueError for a value that `cls.ONLY` does not allow."""
+    for key, only in cls.ONLY.items():
+        if config.get(key, only) != only:
+            raise ValueError(f"{key} is {config[key]!r}; {cls.__name__} supports only {only!r}")
+    known = inspect.signature(cls).parameters
+    return {key: value for key, value in config.items() if key in known}
 
 
 def on_meta(make, config, source):
@@ -179,7 +190,7 @@ def on_meta(make, config, source):
 
 
 class Limit(TorchFunctionMode):
-    """Counts the tensors that are made, and stops what would never end: a config with 10 ** 9 layers."""
+    """Counts the tensors that are made, and stops what would never end: a config with 10 ** 9 layers. Draws no values."""
 
     made = 0
 
@@ -187,6 +198,8 @@ class Limit(TorchFunctionMode):
         self.made += function is torch.empty
         if self.made > MOST_TENSORS:
             raise ValueError(f"it asks for more than {MOST_TENSORS} weights")
+        if getattr(function, "__module__", "") == "torch.nn.init":       # start values, where there are no values
+            return kwargs["tensor"]
         return function(*args, **(kwargs or {}))
 
 

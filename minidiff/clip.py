@@ -319,7 +319,7 @@ class CLIP(nn.Module):
     def from_pretrained(cls, folder, device=None, dtype=None, variant=None):
         """Read config.json and *.safetensors of a CLIPModel; or open_clip_config.json and open_clip_model.safetensors."""
         if open_clip.is_open_clip(folder):
-            return build(cls, *open_clip.read(folder), folder, device, dtype)
+            return build(cls, *open_clip.read(folder, "meta" if str(device) == "meta" else "cpu"), folder, device, dtype)
         return from_folder(cls, folder, device, dtype, fix=open_clip.our_names, variant=variant)
 
     def encode_text(self, ids):

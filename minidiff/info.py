@@ -154,7 +154,7 @@ def class_of(config):
 def whatever_is_there(folder, variant):
     """The tensors of a component that does not fit; none if there are none that can be read."""
     try:
-        return read_folder(folder, variant)
+        return read_folder(folder, variant, "meta")
     except CheckpointError:
         return {}
 

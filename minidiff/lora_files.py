@@ -13,13 +13,12 @@ hand, because kohya's "_" for "." cannot be undone without that list. Where a la
 """
 import re
 import warnings
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from .checkpoints import write_tensors
-from .tensorfile import PICKLES, CheckpointError, printable, read_header, read_json, read_tensors
+from .tensorfile import CheckpointError, printable, read_json, read_metadata, read_tensors
 from .unet import UNet, original_name
 
 # What a component's keys begin with: in diffusers' layouts, and in kohya's.
@@ -150,7 +149,7 @@ def read(path, module, prefix=None):
         CheckpointError if the file is no LoRA, has nothing for `module`, or says that it is for another family.
     """
     component = COMPONENTS[component_of(module, prefix)][0]
-    tensors, header = read_tensors(path), {} if Path(path).suffix in PICKLES else read_header(path)[1]
+    tensors, header = read_tensors(path), read_metadata(path)
     parts, others, unknown = {}, set(), []
     for key, tensor in tensors.items():
         owner, name, part = parse(key, component)

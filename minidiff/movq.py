@@ -9,7 +9,6 @@ norm, so that equal neighbours need not come out equal:
 Kandinsky's diffusion makes latents and leaves the codebook out: `decode` does not quantise. Images are in [-1, 1], there
 is no scaling factor. Modules carry the names of diffusers (VQModel), so its checkpoints load without renaming.
 """
-import inspect
 from functools import partial
 
 import torch
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from .checkpoints import from_folder
+from .checkpoints import arguments, from_folder
 from .vae import EPS, Decoder, Encoder
 
 # Block types by the names in config.json: does attention follow each residual block of the level?
@@ -71,11 +70,7 @@ class MoVQ(nn.Module):
     def from_config(cls, config):
         """Build from the dict in config.json, random weights. ValueError for what this class cannot be."""
         config = {"norm_type": "group", **config}                # what a config.json that does not say means
-        for key, only in cls.ONLY.items():
-            if config.get(key, only) != only:
-                raise ValueError(f"{key} is {config[key]!r}; MoVQ supports only {only!r}")
-        known = inspect.signature(cls).parameters
-        return cls(**{key: value for key, value in config.items() if key in known})
+        return cls(**arguments(cls, config))
 
     @classmethod
     def from_pretrained(cls, folder, device=None, dtype=None, variant=None):

@@ -46,11 +46,11 @@ def is_open_clip(folder):
     return (Path(folder) / WEIGHTS).is_file() and not (Path(folder) / "model.safetensors").is_file()
 
 
-def read(folder):
-    """The config and the tensors of a folder in open_clip's layout, under the names of `minidiff.CLIP`."""
+def read(folder, device="cpu"):
+    """The config and the tensors of a folder in open_clip's layout, under the names of `minidiff.CLIP`; see `read_tensors`."""
     folder = Path(folder)
     config = read_config(folder, CONFIG if (folder / CONFIG).is_file() else "config.json")
-    return config, our_names(read_tensors(folder / WEIGHTS))
+    return config, our_names(read_tensors(folder / WEIGHTS, device))
 
 
 def our_names(tensors):

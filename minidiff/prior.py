@@ -17,7 +17,6 @@ Differs from the paper, as Karlo and Kandinsky do: each dimension of an embeddin
 over the training images, where the paper multiplies all by 17.2; sampling draws one candidate, the paper keeps the better
 of two. Modules carry the names of diffusers (PriorTransformer), so its checkpoints load without renaming.
 """
-import inspect
 from collections import OrderedDict
 
 import torch
@@ -26,7 +25,7 @@ from einops import rearrange
 from torch import nn
 
 from .attention import Attention, attend
-from .checkpoints import from_folder
+from .checkpoints import arguments, from_folder
 from .samplers import generators, guide, noise, sample
 from .blocks import sinusoid
 
@@ -131,11 +130,7 @@ class Prior(nn.Module):
     @classmethod
     def from_config(cls, config):
         """Build from the dict in config.json, random weights. ValueError for what this class cannot be."""
-        for key, only in cls.ONLY.items():
-            if config.get(key, only) != only:
-                raise ValueError(f"{key} is {config[key]!r}; Prior supports only {only!r}")
-        known = inspect.signature(cls).parameters
-        return cls(**{key: value for key, value in config.items() if key in known})
+        return cls(**arguments(cls, config))
 
     @classmethod
     def from_pretrained(cls, folder, device=None, dtype=None, variant=None):

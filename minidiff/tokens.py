@@ -24,7 +24,7 @@ from einops import rearrange, repeat
 from torch import nn
 
 from .checkpoints import write_atomically, write_tensors
-from .tensorfile import PICKLES, CheckpointError, open_file, printable, read_tensors
+from .tensorfile import PICKLES, CheckpointError, load_pickle, printable, read_tensors
 
 SDXL = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}         # keys of a file -> parts of a pipeline
 
@@ -204,7 +204,7 @@ def save(path, token, rows, layout="diffusers"):
 
 def read(path):
     """(name of the token, {part of a pipeline: its rows (n, D)}) of a file; CheckpointError if it is no embedding."""
-    content, name = (read_pickle if Path(path).suffix in PICKLES else read_tensors)(path), Path(path).stem
+    content, name = (load_pickle if Path(path).suffix in PICKLES else read_tensors)(path), Path(path).stem
     if isinstance(content, torch.Tensor):
         content = {"*": content}
     if isinstance(content, dict) and "string_to_param" in content:
@@ -221,16 +221,6 @@ def read(path):
         return name, {SDXL.get(key, "text_encoder"): checked_rows(t) for key, t in content.items()}
     except ValueError as error:
         raise CheckpointError(f"{path} holds no embedding of a token: {error}") from error
-
-
-def read_pickle(path):
-    """What torch.save has put into a file: tensors in containers. Code in it is refused, not run."""
-    open_file(path).close()
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:              # damaged, not from torch, or with code in it: many kinds of exception
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path} is not a plain file of tensors ({why}); use a .safetensors file") from error
 
 
 def checked_rows(rows):

@@ -29,7 +29,7 @@ from torch import nn
 from . import devices
 from .attention import AddedKVAttention, Attention, TextKV, Transformer
 from .blocks import Downsample, ImageProjection, ImageTimeEmbedding, Level, ResBlock, TimeEmbedding, Upsample, batched, sinusoid
-from .checkpoints import from_folder
+from .checkpoints import arguments, from_folder
 
 # Block types by their names in config.json: the attention of the level, and what halves or doubles its side.
 DOWN = {"CrossAttnDownBlock2D": ("transformer", "conv"), "DownBlock2D": (None, "conv"),
@@ -252,12 +252,8 @@ class UNet(nn.Module):
     @classmethod
     def from_config(cls, config):
         """Build from the dict in config.json, random weights. ValueError for what this class cannot be."""
-        for key, only in cls.ONLY.items():
-            if config.get(key, only) != only:
-                raise ValueError(f"{key} is {config[key]!r}; UNet supports only {only!r}")
         config = {"cross_attention_dim": 1280, **config}         # what a config.json that does not say means
-        known = inspect.signature(cls).parameters
-        return cls(**{key: value for key, value in config.items() if key in known})
+        return cls(**arguments(cls, config))
 
     @classmethod
     def from_pretrained(cls, folder, device=None, dtype=None, variant=None):

@@ -13,7 +13,6 @@ block is told how to make a norm, `norm(channels)`, and hands on to its norms wh
 
 Modules carry the names of diffusers, so its checkpoints load as they are; older names are renamed by `modern_names`.
 """
-import inspect
 import re
 from functools import partial
 from itertools import zip_longest
@@ -24,7 +23,7 @@ from einops import rearrange
 from torch import nn
 
 from .attention import Attention
-from .checkpoints import from_folder, rename
+from .checkpoints import arguments, from_folder, rename
 
 EPS = 1e-6                                        # of every norm in here; the UNet's are 1e-5
 
@@ -84,14 +83,10 @@ class VAE(nn.Module):
     @classmethod
     def from_config(cls, config):
         """Build from the dict in config.json, random weights. ValueError for what this class cannot be."""
-        for key, only in cls.ONLY.items():
-            if config.get(key, only) != only:
-                raise ValueError(f"{key} is {config[key]!r}; VAE supports only {only!r}")
         for key, only in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
             if set(config.get(key, [only])) != {only}:
                 raise ValueError(f"{key} is {config[key]!r}; VAE supports only {only!r}")
-        known = inspect.signature(cls).parameters
-        return cls(**{key: value for key, value in config.items() if key in known})
+        return cls(**arguments(cls, config))
 
     @classmethod
     def from_pretrained(cls, folder, device=None, dtype=None, variant=None):

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from minidiff import tensorfile
 from minidiff.checkpoints import (CheckpointError, build, fill, from_folder, is_finite, load_strict, on_meta, read_folder,
                                   rename, save_folder, write_json)
-from minidiff.tensorfile import read_header, read_tensors
+from minidiff.tensorfile import read_metadata, read_tensors
 
 TYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
          torch.uint8, torch.bool]
@@ -51,7 +51,10 @@ def test_a_file_holds_what_safetensors_reads_in_it_for_every_type_and_shape(tmp_
                for dtype in TYPES for i, shape in enumerate([(), (1,), (3, 5), (2, 0, 4), (2, 1, 3, 2)])}
     save_file(tensors, tmp_path / "a.safetensors", metadata={"format": "pt", "note": "any text, \n also this"})
     same(read_tensors(tmp_path / "a.safetensors"), load_file(tmp_path / "a.safetensors"))
-    assert read_header(tmp_path / "a.safetensors")[1] == {"format": "pt", "note": "any text, \n also this"}
+    shapes = read_tensors(tmp_path / "a.safetensors", "meta")
+    assert {key: (t.shape, t.dtype, "meta") for key, t in tensors.items()} == {
+        key: (t.shape, t.dtype, t.device.type) for key, t in shapes.items()}
+    assert read_metadata(tmp_path / "a.safetensors") == {"format": "pt", "note": "any text, \n also this"}
 
 
 @pytest.mark.parametrize("length", range(8))
@@ -92,16 +95,16 @@ def test_tensors_outlive_the_name_of_their_file(folder):
     assert_close(got, want, rtol=0, atol=0)
 
 
-def test_a_file_is_mapped_in_pieces_that_make_up_the_whole(tmp_path, monkeypatch):
+def test_a_file_is_mapped_anew_for_each_run_of_its_tensors(tmp_path, monkeypatch):
     tensors = {f"{i:02d}": noise(100 * (i % 5), 20, seed=i) for i in range(40)}
     save_file(tensors, tmp_path / "a.safetensors")
-    entries, _ = read_header(tmp_path / "a.safetensors")
-    assert len(list(tensorfile.pieces(entries))) == 1                 # too small to be worth a second file handle
-    monkeypatch.setattr(tensorfile, "SMALLEST_PIECE", 0)
-    pieces = list(tensorfile.pieces(entries))
-    assert 20 < len(pieces) <= 32
-    assert [key for piece in pieces for key, _ in piece] == list(entries)
+    opened, safe_open = [], tensorfile.safe_open
+    monkeypatch.setattr(tensorfile, "safe_open", lambda path, kind: opened.append(path) or safe_open(path, kind))
     same(read_tensors(tmp_path / "a.safetensors"), tensors)
+    assert len(opened) == 1                                           # too small to be worth more
+    monkeypatch.setattr(tensorfile, "SMALLEST_RUN", 0)
+    same(read_tensors(tmp_path / "a.safetensors"), tensors)
+    assert tensorfile.MAPPINGS / 2 < len(opened) - 1 <= tensorfile.MAPPINGS
 
 
 # -------------------------------------------------------------------------------------------------------------- pickles

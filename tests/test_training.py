@@ -77,6 +77,15 @@ def test_a_checkpoint_from_the_middle_is_enough_when_there_was_no_time_to_save(t
     assert same_weights(follow(again).state_dict(), run.modules["net"].state_dict())
 
 
+@pytest.fixture
+def interrupts():
+    """Ctrl-C works, also where the tests were started in the background of a shell, which makes processes ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_ctrl_c_finishes_the_step_saves_and_leaves_with_status_130(tmp_path, capsys):
     run = start(tmp_path)
     with pytest.raises(SystemExit) as stopped:
@@ -89,6 +98,7 @@ def test_ctrl_c_finishes_the_step_saves_and_leaves_with_status_130(tmp_path, cap
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("interrupts")
 def test_a_second_ctrl_c_interrupts_at_once(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         for step, generator in start(tmp_path):

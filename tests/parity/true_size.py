@@ -6,8 +6,9 @@ Writes 3.4 GB to a temporary folder with the peer's `save_pretrained`, loads the
 prints times as ratios ours / peer, measured in turns (A B A B ...), medians. Not a test: it takes minutes and 10 GB.
 """
 import argparse
-import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -43,6 +44,21 @@ def inputs(dtype):
     return (torch.randn(2, 4, 64, 64, generator=g).to(dtype), torch.tensor([981, 21]), torch.randn(2, 77, 768, generator=g).to(dtype))
 
 
+LOAD = """
+import resource, sys, torch
+from minidiff.unet import UNet
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+unet = UNet.from_pretrained(sys.argv[1], dtype=getattr(torch, sys.argv[2]))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+def peak(folder, dtype):
+    """Bytes by which the memory of a new process grows while it loads the folder, mapped pages included."""
+    out = subprocess.run([sys.executable, "-c", LOAD, str(folder), dtype], capture_output=True, text=True, check=True)
+    return int(out.stdout)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
@@ -55,8 +71,9 @@ def main():
         if not (folder / "config.json").is_file():
             torch.manual_seed(0)
             UNet2DConditionModel(**SD15).save_pretrained(folder)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(f"peak memory before loading {before / 2 ** 20:.2f} GiB")
+        size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        for dtype in ("float32", "bfloat16"):
+            print(f"memory while loading as {dtype}: {peak(folder, dtype) / size:.2f} of the file's {size / 1e9:.2f} GB")
         *times, ours, peer = in_turns(lambda: UNet.from_pretrained(folder),
                                       lambda: UNet2DConditionModel.from_pretrained(folder), args.repeats)
         report("load the folder, float32", *times)
