@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from . import devices
 from .checkpoints import arguments, from_folder
 from .vae import EPS, Decoder, Encoder
 
@@ -60,11 +61,13 @@ class MoVQ(nn.Module):
 
     def encode(self, image):
         """(B, 3, H, W) in [-1, 1] -> latents (B, C, H/f, W/f), not quantised: `movq.quantize(z)` does that."""
-        return self.quant_conv(self.encoder(image))
+        with devices.products(image):
+            return self.quant_conv(self.encoder(image))
 
     def decode(self, z):
         """Latents (B, C, h, w) -> image (B, 3, h * f, w * f), roughly in [-1, 1]; not clamped."""
-        return self.decoder(self.post_quant_conv(z), z)          # the norms see z as it came
+        with devices.products(z):
+            return self.decoder(self.post_quant_conv(z), z)      # the norms see z as it came
 
     @classmethod
     def from_config(cls, config):

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from . import devices
 from .attention import Attention
 from .checkpoints import arguments, from_folder, rename
 
@@ -65,13 +66,15 @@ class VAE(nn.Module):
         if image.shape[-2] % p or image.shape[-1] % p:
             raise ValueError(f"image is {image.shape[-2]} x {image.shape[-1]}, expected multiples of {p}; resize it")
         patches = rearrange(image, "b c (h p) (w q) -> b (c p q) h w", p=p, q=p)
-        mean, logvar = self.quant_conv(self.encoder(patches)).chunk(2, dim=1)
+        with devices.products(patches):
+            mean, logvar = self.quant_conv(self.encoder(patches)).chunk(2, dim=1)
         return mean, logvar.clamp(-30, 20)        # keeps exp(logvar) finite
 
     def decode(self, z):
         """Latents (B, C, h, w) -> image (B, 3, h * f, w * f), roughly in [-1, 1]; not clamped."""
         p = self.config["patch_size"]
-        patches = self.decoder(self.post_quant_conv(z))
+        with devices.products(z):
+            patches = self.decoder(self.post_quant_conv(z))
         return rearrange(patches, "b (c p q) h w -> b c (h p) (w q)", p=p, q=p)
 
     def forward(self, image, generator=None):
