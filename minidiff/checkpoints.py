@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -228,10 +227,9 @@ def fill(module, tensors, source, device=None, dtype=None):
     """
     check_fit(module, tensors, source)
     converted = {}
-    with half_the_threads():
-        for key in list(tensors):
-            tensor = tensors.pop(key)
-            converted[key] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+    for key in list(tensors):
+        tensor = tensors.pop(key)
+        converted[key] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
     return load_strict(module, converted, source).eval().requires_grad_(False)
 
 
@@ -241,8 +239,7 @@ def load_strict(module, tensors, source):
     Works on a module built on the meta device: the tensors become the parameters, nothing is copied.
     """
     check_fit(module, tensors, source)
-    with half_the_threads():
-        bad = [f"{key} ({t.dtype}) holds values that are not finite" for key, t in tensors.items() if not is_finite(t)]
+    bad = [f"{key} ({t.dtype}) holds values that are not finite" for key, t in tensors.items() if not is_finite(t)]
     complain({"not finite": bad}, module, source)
     module.load_state_dict(tensors, assign=True)
     return module
@@ -282,17 +279,6 @@ def is_finite(tensor):
     if not tensor.is_floating_point() or tensor.numel() == 0 or tensor.is_meta:
         return True
     return bool(tensor.sum().isfinite()) or bool(torch.stack(tensor.aminmax()).isfinite().all())
-
-
-@contextmanager
-def half_the_threads():
-    """For passes at the speed of the memory: more threads gain little, and one that waits for a busy core costs tenfold."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // 2))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 # -------------------------------------------------------------------------------------------------------------- writing
