@@ -1,9 +1,10 @@
-"""Stable Diffusion 1.5's UNet at its true size, random weights: ours against diffusers' on the same files and inputs.
+"""A UNet at its true size, random weights: ours against diffusers' on the same files and inputs.
 
-    python tests/parity/true_size.py [--threads 2] [--repeats 3]
+    python tests/parity/true_size.py [--family sd15] [--threads 2] [--repeats 3]
 
-Writes 3.4 GB to a temporary folder with the peer's `save_pretrained`, loads them with both, compares one prediction, and
-prints times as ratios ours / peer, measured in turns (A B A B ...), medians. Not a test: it takes minutes and 10 GB.
+Writes the weights to a temporary folder with the peer's `save_pretrained` (SD 1.5: 3.4 GB, SDXL: 10.3 GB in two shards), loads
+them with both, compares one prediction, and prints times as ratios ours / peer, measured in turns (A B A B ...), medians.
+Not a test: it takes minutes, and memory for the weights three times over.
 """
 import argparse
 import statistics
@@ -18,7 +19,20 @@ from diffusers import UNet2DConditionModel
 
 from minidiff.unet import UNet
 
-SD15 = dict(sample_size=64, cross_attention_dim=768, attention_head_dim=8)          # everything else is the peer's default
+# What is not the peer's default; side of the latents.
+FAMILIES = {
+    "sd15": (dict(cross_attention_dim=768, attention_head_dim=8), 64),
+    "sd21": (dict(cross_attention_dim=1024, attention_head_dim=[5, 10, 20, 20], use_linear_projection=True), 64),
+    "sdxl": (dict(block_out_channels=[320, 640, 1280], down_block_types=["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 2,
+                  up_block_types=["CrossAttnUpBlock2D"] * 2 + ["UpBlock2D"], transformer_layers_per_block=[1, 2, 10],
+                  attention_head_dim=[5, 10, 20], cross_attention_dim=2048, use_linear_projection=True,
+                  addition_embed_type="text_time", addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816), 32),
+    "kandinsky22": (dict(block_out_channels=[384, 768, 1152, 1536], layers_per_block=3, out_channels=8, attention_head_dim=64,
+                         down_block_types=["ResnetDownsampleBlock2D"] + ["SimpleCrossAttnDownBlock2D"] * 3,
+                         up_block_types=["SimpleCrossAttnUpBlock2D"] * 3 + ["ResnetUpsampleBlock2D"], cross_attention_dim=768,
+                         mid_block_type="UNetMidBlock2DSimpleCrossAttn", resnet_time_scale_shift="scale_shift", encoder_hid_dim=1280,
+                         addition_embed_type="image", encoder_hid_dim_type="image_proj"), 32),
+}
 
 
 def timed(run):
@@ -39,17 +53,25 @@ def report(what, ours, peer, ratio):
     print(f"{what:44s} {ours:8.3f} s   peer {peer:8.3f} s   ratio {ratio:.2f}", flush=True)
 
 
-def inputs(dtype):
-    g = torch.Generator().manual_seed(0)
-    return (torch.randn(2, 4, 64, 64, generator=g).to(dtype), torch.tensor([981, 21]), torch.randn(2, 77, 768, generator=g).to(dtype))
+def inputs(family, dtype):
+    """x, t, context, added"""
+    g, (config, side) = torch.Generator().manual_seed(0), FAMILIES[family]
+    draw = lambda *shape: torch.randn(2, *shape, generator=g).to(dtype)
+    x, context = draw(4, side, side), draw(77, config["cross_attention_dim"])
+    if family == "sdxl":
+        return x, torch.tensor([981, 21]), context, {"text_embeds": draw(1280), "time_ids": torch.tensor([[1024., 768, 0, 8, 1024, 1024]] * 2)}
+    if family == "kandinsky22":
+        return x, torch.tensor([981, 21]), None, {"image_embeds": draw(1280)}
+    return x, torch.tensor([981, 21]), context, None
 
 
 LOAD = """
-import resource, sys, torch
+import re, sys, torch
 from minidiff.unet import UNet
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = lambda: int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1])
+before = peak()
 unet = UNet.from_pretrained(sys.argv[1], dtype=getattr(torch, sys.argv[2]))
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+print((peak() - before) * 1024)
 """
 
 
@@ -61,6 +83,7 @@ def peak(folder, dtype):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", choices=FAMILIES, default="sd15")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where the weights are, or go and stay; default a temporary folder")
@@ -70,7 +93,7 @@ def main():
         folder = args.folder or Path(temporary)
         if not (folder / "config.json").is_file():
             torch.manual_seed(0)
-            UNet2DConditionModel(**SD15).save_pretrained(folder)
+            UNet2DConditionModel(**FAMILIES[args.family][0]).save_pretrained(folder)
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         for dtype in ("float32", "bfloat16"):
             print(f"memory while loading as {dtype}: {peak(folder, dtype) / size:.2f} of the file's {size / 1e9:.2f} GB")
@@ -78,8 +101,9 @@ def main():
                                       lambda: UNet2DConditionModel.from_pretrained(folder), args.repeats)
         report("load the folder, float32", *times)
         for dtype in (torch.float32, torch.bfloat16):
-            ours, peer, x = ours.to(dtype), peer.to(dtype).eval(), inputs(dtype)
-            *times, a, b = in_turns(lambda: ours(*x), lambda: peer(*x).sample, args.repeats)
+            ours, peer = ours.to(dtype), peer.to(dtype).eval()
+            x, t, context, added = inputs(args.family, dtype)
+            *times, a, b = in_turns(lambda: ours(x, t, context, added), lambda: peer(x, t, context, added_cond_kwargs=added).sample, args.repeats)
             report(f"one forward, {dtype}", *times)
             print(f"  largest difference, relative to the largest value: {float((a - b).abs().max() / b.abs().max()):.1e}")
 
