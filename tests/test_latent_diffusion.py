@@ -97,6 +97,17 @@ def test_a_run_that_was_stopped_ends_where_an_uninterrupted_one_does(tiny, tmp_p
     assert all(torch.equal(results[0][k], results[1][k]) for k in results[0])
 
 
+def test_training_goes_on_from_the_weights_of_another_model(tiny, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for stage in ("autoencoder", "unet"):
+        train(first, stage, "--steps", "2")
+        train(second, stage, "--steps", "1", "--lr", "1e-9", "--seed", "7", "--init", str(first))      # other pictures, and no step to speak of
+    for part in ("vae", "unet", "text_encoder"):
+        before, after = weights(first / part), weights(second / part)
+        assert all(torch.allclose(before[k].float(), after[k].float(), atol=2e-3) for k in before), part
+    assert (first / "tokenizer" / "vocab.json").read_text() == (second / "tokenizer" / "vocab.json").read_text()
+
+
 def stop_after(n, run):
     """Press Ctrl-C, so to speak, when n steps are done."""
     original = paper.Run.update
