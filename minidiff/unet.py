@@ -20,8 +20,6 @@ table. SD 1.5, for example (one line is one level, `x2` a residual block and a t
 What every block on the way down puts out is pushed onto a list; every residual block on the way up pops one.
 Modules carry the names of diffusers (UNet2DConditionModel), so its checkpoints load without renaming.
 """
-import inspect
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -81,8 +79,9 @@ class UNet(nn.Module):
                  norm_num_groups=32, norm_eps=1e-5, use_linear_projection=False, resnet_time_scale_shift="default",
                  addition_embed_type=None, addition_time_embed_dim=None, projection_class_embeddings_input_dim=None,
                  encoder_hid_dim=None, encoder_hid_dim_type=None):
+        given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         super().__init__()
-        self.config = c = checked({key: value for key, value in locals().items() if key in inspect.signature(UNet).parameters})
+        self.config = c = checked(given)
         channels, width = c["block_out_channels"], 4 * c["block_out_channels"][0]
         self.conv_in = nn.Conv2d(in_channels, channels[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(channels[0], width)
