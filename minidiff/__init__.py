@@ -15,7 +15,7 @@ HOMES = {
     "CLIP": "clip", "CLIPText": "clip", "CLIPImage": "clip", "CheckpointError": "checkpoints",
 }
 MODULES = ("attention", "blocks", "checkpoints", "clip", "devices", "hub", "images", "info", "kandinsky",
-           "lora", "movq", "open_clip", "pipeline", "prior", "samplers", "schedule", "single_file", "tensorfile", "tokenizer", "tokens", "toybox",
+           "lora", "metrics", "movq", "open_clip", "pipeline", "prior", "samplers", "schedule", "single_file", "tensorfile", "tokenizer", "tokens", "toybox",
            "training", "unet", "vae")
 __all__ = [*HOMES, *MODULES]
 

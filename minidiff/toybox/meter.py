@@ -19,7 +19,7 @@ from .world import CLASSES, NUMBERS
 
 
 class Meter(nn.Module):
-    """images (n, 3, 64, 64) in [0, 1] -> one output per head: logits over the names in CLASSES, or a number of NUMBERS."""
+    """images (n, 3, S, S) in [0, 1] -> one output per head: logits over the names in CLASSES, or a number of NUMBERS."""
 
     def __init__(self, width=32):
         super().__init__()
@@ -31,13 +31,24 @@ class Meter(nn.Module):
         self.hidden = nn.Linear(channels[-1] * 16, 256)
         self.heads = nn.ModuleDict({k: nn.Linear(256, len(CLASSES[k]) if k in CLASSES else 1) for k in (*CLASSES, *NUMBERS)})
 
-    def features(self, images):
-        """(n, 256): what the heads read; also the space of the Frechet distance."""
-        x = images * 2 - 1
+    def layers(self, images):
+        """The four feature maps on the way, of 32, 16, 8 and 4 pixels; also the space of the perceptual distance.
+
+        images: (n, 3, S, S) in [0, 1]; anything but 64 pixels is resized.
+        """
+        images = images.to(self.hidden.weight)                  # to the meter's device and type
+        if images.shape[-1] != 64 or images.shape[-2] != 64:
+            images = F.interpolate(images, size=(64, 64), mode="bilinear", antialias=True)
+        x, maps = images * 2 - 1, []
         for conv, norm, block in zip(self.convs, self.norms, self.blocks):
             x = F.silu(norm(conv(x)))
             x = x + F.silu(block(x))
-        return F.silu(self.hidden(x.flatten(1)))
+            maps.append(x)
+        return maps
+
+    def features(self, images):
+        """(n, 256): what the heads read; also the space of the Frechet distance."""
+        return F.silu(self.hidden(self.layers(images)[-1].flatten(1)))
 
     def forward(self, images):
         h = self.features(images)
@@ -65,9 +76,7 @@ def measure(images, meter=None):
     probabilities; for numbers `name` (n,) float32. Every head answers for every picture, whether it applies or not.
     """
     meter = meter or shipped()
-    if images.shape[-1] != 64 or images.shape[-2] != 64:
-        images = F.interpolate(images, size=(64, 64), mode="bilinear", antialias=True)
-    parts = [meter(chunk.float().to(next(meter.parameters()).device)) for chunk in images.split(256)]
+    parts = [meter(chunk) for chunk in images.split(256)]
     out = {}
     for k in parts[0]:
         value = torch.cat([p[k] for p in parts]).float().cpu()
@@ -75,14 +84,6 @@ def measure(images, meter=None):
         if k in CLASSES:
             out[f"{k}_p"] = value.softmax(-1)
     return out
-
-
-def frechet(a, b):
-    """Frechet distance of two sets of feature vectors (n, d), (m, d), as of two Gaussians. Heusel et al. 2017, arXiv:1706.08500."""
-    a, b = a.double(), b.double()
-    ca, cb = torch.cov(a.T), torch.cov(b.T)
-    root = torch.linalg.eigvals(ca @ cb).real.clamp(min=0).sqrt().sum()        # trace of (Ca Cb)^(1/2)
-    return float((a.mean(0) - b.mean(0)).square().sum() + ca.trace() + cb.trace() - 2 * root)
 
 
 # ------------------------------------------------------------------------------------------------ training
