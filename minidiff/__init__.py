@@ -15,8 +15,8 @@ HOMES = {
     "CLIP": "clip", "CLIPText": "clip", "CLIPImage": "clip", "CheckpointError": "checkpoints",
 }
 MODULES = ("attention", "blocks", "checkpoints", "clip", "devices", "hub", "images", "info", "kandinsky",
-           "lora", "metrics", "movq", "open_clip", "pipeline", "prior", "samplers", "schedule", "single_file", "tensorfile", "tokenizer", "tokens", "toybox",
-           "training", "unet", "vae")
+           "lora", "metrics", "movq", "open_clip", "pipeline", "prior", "samplers", "schedule", "single_file", "stylegan", "tensorfile",
+           "tokenizer", "tokens", "toybox", "training", "unet", "vae")
 __all__ = [*HOMES, *MODULES]
 
 
