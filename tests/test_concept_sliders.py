@@ -1,4 +1,4 @@
-"""papers/concept_sliders.py: the equation, what trains and what does not, and the script from end to end."""
+"""papers/concept_sliders.py: the equations, what trains and what does not, pairs, composition, and the script from end to end."""
 import argparse
 import json
 
@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 import minidiff
-from minidiff import lora
-from minidiff.samplers import ddim_step, guide
+from minidiff import images, lora
+from minidiff.samplers import ddim_step, guide, noise
 from minidiff.toybox.captions import age_word
+from minidiff.toybox.pairs import pairs, save_pairs
 
 FAST = ["--steps", "2", "--batch", "1", "--rollout", "4", "--sampling", "4"]
 
@@ -22,57 +23,48 @@ def pipe():
     return minidiff.load("toybox", "cpu")
 
 
-def options(**changes):
-    _, args = paper.arguments(FAST)
+def options(*more, **changes):
+    _, args = paper.arguments([*more, *FAST])
     return argparse.Namespace(**vars(args) | changes)
-
-
-def constant_eps(values):
-    """A frozen predictor that answers each context with its own constant: the context's first entry."""
-    return lambda x_t, t, contexts: [torch.full_like(x_t, float(c.flatten()[0])) for c in contexts]
-
-
-def contexts(*values):
-    return [torch.full((2, 3), float(v)) for v in values]
 
 
 # Eq. (7) and (8)
 
 
+def constants(*values):
+    return [torch.full((1, 4, 2, 2), float(v)) for v in values]
+
+
 def test_the_target_moves_from_c_t_along_c_pos_minus_c_neg():
-    x = torch.zeros(1, 4, 2, 2)
-    c_t, pos, neg = contexts(1, 5, 2)
-    assert_close(paper.slider_target(constant_eps(x), x, 10, c_t, [pos], [neg], 2.0), torch.full_like(x, 1 + 2 * (5 - 2)))
-    assert_close(paper.slider_target(constant_eps(x), x, 10, c_t, [neg], [pos], 2.0), torch.full_like(x, 1 - 2 * (5 - 2)))
-    assert_close(paper.slider_target(constant_eps(x), x, 10, c_t, [pos], [neg], 0.0), torch.full_like(x, 1.0))
+    e_t, pos, neg = constants(1, 5, 2)
+    assert_close(paper.slider_target(e_t, [pos], [neg], 2.0), *constants(1 + 2 * (5 - 2)))
+    assert_close(paper.slider_target(e_t, [neg], [pos], 2.0), *constants(1 - 2 * (5 - 2)))
+    assert_close(paper.slider_target(e_t, [pos], [neg], 0.0), e_t)
 
 
 def test_preserved_concepts_add_one_difference_each():
-    x = torch.zeros(1, 4, 2, 2)
-    c_t, p1, p2, n1, n2 = contexts(1, 5, 11, 2, 4)
-    target = paper.slider_target(constant_eps(x), x, 10, c_t, [p1, p2], [n1, n2], 3.0)
-    assert_close(target, torch.full_like(x, 1 + 3 * ((5 - 2) + (11 - 4))))
+    e_t, p1, p2, n1, n2 = constants(1, 5, 11, 2, 4)
+    assert_close(paper.slider_target(e_t, [p1, p2], [n1, n2], 3.0), *constants(1 + 3 * ((5 - 2) + (11 - 4))))
 
 
 def test_the_loss_of_step_0_is_eta_squared_times_the_distance_of_the_two_ends(pipe):
     slider = lora.attach(pipe.unet)
-    c_t, pos, neg, eta = paper.encoded(pipe, paper.AGE | {"preserve": []})
-    x, t = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0)), 500
-    eps = paper.predictions(pipe.unet)
+    c_t, pos, neg, eta = paper.encoded(pipe, paper.AGE | {"preserve": [], "eta": 3.0})
+    x, t = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([500, 500])
     with torch.no_grad():
-        loss = F.mse_loss(pipe.unet(x, t, c_t.context.expand(2, -1, -1)), paper.slider_target(eps, x, t, c_t, pos, neg, eta))
-        e_pos, e_neg = eps(x, t, [pos[0], neg[0]])
+        e_t, e_pos, e_neg = paper.predictions(pipe.unet, x, t, [c_t], pos, neg)
+        student = pipe.unet(x, 500, c_t.context.expand(2, -1, -1))
     assert slider.scale == 1
-    assert_close(loss, eta ** 2 * F.mse_loss(e_pos, e_neg), rtol=1e-3, atol=1e-7)
+    assert_close(F.mse_loss(student, paper.slider_target(e_t[0], e_pos, e_neg, eta)), 9 * F.mse_loss(e_pos[0], e_neg[0]), rtol=1e-3, atol=1e-7)
 
 
-def test_one_batched_forward_equals_one_forward_per_text(pipe):
-    x = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+def test_one_batched_forward_equals_one_forward_per_text_and_picture(pipe):
+    x, t = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([300, 700])
     c = pipe.encode_prompts(["a person", "a red cat", "a house"])
     with torch.no_grad():
-        together = paper.predictions(pipe.unet)(x, 300, list(c))
-        alone = [pipe.unet(x, 300, one.context.expand(2, -1, -1)) for one in c]
-    assert_close(list(together), alone, rtol=1e-4, atol=1e-4)
+        first, others = paper.predictions(pipe.unet, x, t, [c[0]], [c[1], c[2]])
+        alone = [torch.cat([pipe.unet(x[[i]], int(t[i]), one.context) for i in range(2)]) for one in c]
+    assert_close([*first, *others], alone, rtol=1e-4, atol=1e-4)
 
 
 def test_preserved_words_are_appended_to_both_ends(pipe, monkeypatch):
@@ -85,75 +77,169 @@ def test_preserved_words_are_appended_to_both_ends(pipe, monkeypatch):
     assert len(pos) == len(neg) == 2 and len(c_t) == len(pos[0]) == 1
 
 
-# The roll-out
+# The roll-outs
 
 
-def test_the_latents_and_the_loss_are_at_the_same_timestep(pipe):
+def test_a_roll_out_step_is_a_guided_ddim_step_of_each_picture_from_its_own_t(pipe):
+    args, generator = options(batch=3, rollout=10), torch.Generator().manual_seed(0)
+    c_t, c_neg = pipe.encode_prompts(["a person", "a very young person"])
+    rollouts = paper.Rollouts(pipe, c_t, c_neg, args, generator)
+    rollouts.k = torch.tensor([0, 10, 20])
+    x, t = rollouts.latents()
+    assert t.tolist() == pipe.schedule.timesteps(50)[[0, 10, 20]].tolist()
+    e_t, e_neg = torch.randn(2, 3, 8, 16, 16, generator=generator)
+    rollouts.advance(e_t, e_neg)
+    after, t_after = rollouts.latents()
+    assert (t_after < t).all()
+    for i in range(3):
+        want = ddim_step(pipe.schedule, guide(e_neg, e_t, 3.0)[[i]], x[[i]], int(t[i]), int(t_after[i]))
+        assert_close(after[[i]], want)
+
+
+def test_finished_pictures_start_again_from_new_noise_and_every_timestep_is_visited(pipe):
+    args, generator = options(batch=16, rollout=10), torch.Generator().manual_seed(0)
+    c = pipe.encode_prompts(["a person"])
+    rollouts = paper.Rollouts(pipe, c, c, args, generator)
+    visited = []
+    for _ in range(120):
+        x, t = rollouts.latents()
+        visited += t.tolist()
+        assert x[t == 999].numel() == 0 or .8 < float(x[t == 999].std()) < 1.2
+        rollouts.advance(torch.zeros_like(x), torch.zeros_like(x))
+    late = sum(v < 500 for v in visited[320:]) / len(visited[320:])
+    assert set(visited) == set(pipe.schedule.timesteps(50).tolist()) and .35 < late < .6
+
+
+def test_the_literal_roll_out_and_its_loss_are_at_the_same_timestep(pipe):
     """After k steps from the first timestep of the sampler's list, the latents are at entry k of the same list."""
     c_t, c_neg = pipe.encode_prompts(["a person", "a very young person"])
-    x_t, t = paper.denoise_partway(pipe, c_t, c_neg, 1, 10, 2, torch.Generator().manual_seed(0))
-    times = pipe.schedule.timesteps(10).tolist()
-    assert t == times[1]
-    x_T = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    args = options(batch=2, rollout=2)                                        # so that k can only be 1
+    x_t, t = paper.FreshRollouts(pipe, c_t, c_neg, args, torch.Generator().manual_seed(0)).latents()
+    times = pipe.schedule.timesteps(2).tolist()
+    assert t.tolist() == [times[1]] * 2
+    generator = torch.Generator().manual_seed(0)
+    torch.randint(1, 2, (), generator=generator)                              # k
+    x_T = torch.randn(2, 8, 16, 16, generator=generator)
     with torch.no_grad():
         e_neg, e_t = (pipe.unet(x_T, times[0], c.context.expand(2, -1, -1)) for c in (c_neg, c_t))
     assert_close(x_t, ddim_step(pipe.schedule, guide(e_neg, e_t, 3.0), x_T, times[0], times[1]), rtol=1e-3, atol=1e-3)
 
 
-def test_the_student_rolls_out_and_the_frozen_model_sets_the_target(pipe, monkeypatch):
-    scales = []
-    def partway(*args, original=paper.denoise_partway):
-        scales.append(("rollout", slider_of(pipe).scale))
-        return original(*args)
-    def target(eps, *args, original=paper.slider_target):
-        scales.append(("target", slider_of(pipe).scale))
-        return original(eps, *args)
-    monkeypatch.setattr(paper, "denoise_partway", partway)
-    monkeypatch.setattr(paper, "slider_target", target)
-    attached = []
-    monkeypatch.setattr(paper.lora, "attach", lambda *a, original=lora.attach: attached.append(original(*a)) or attached[-1])
-    slider_of = lambda pipe: attached[-1]
-    paper.train_slider(pipe, [paper.AGE], options(steps=1))
-    assert scales == [("rollout", 1.0), ("target", 0.0)] and attached[-1].scale == 1.0
-
-
 # Training
+
+
+@pytest.mark.parametrize("recipe", ["staggered", "literal"])
+def test_the_student_learns_from_the_frozen_model(pipe, monkeypatch, recipe):
+    scales, attached = [], []
+    monkeypatch.setattr(paper, "predictions", lambda *a, original=paper.predictions: scales.append(attached[-1].scale) or original(*a))
+    monkeypatch.setattr(paper.lora, "attach", lambda *a, original=lora.attach: attached.append(original(*a)) or attached[-1])
+    paper.train_text_slider(pipe, [paper.AGE], options(steps=2, recipe=recipe))
+    assert scales == [0.0, 1.0] * 2 and attached[-1].scale == 1.0
 
 
 def test_only_the_adapter_trains_and_the_seed_decides_it(pipe):
     before = {k: v.clone() for k, v in pipe.unet.state_dict().items()}
-    slider = paper.train_slider(pipe, [paper.AGE], options())
+    slider = paper.train_text_slider(pipe, [paper.AGE], options())
     assert all(torch.equal(v, before[k]) for k, v in pipe.unet.state_dict().items())
     assert all(p.requires_grad for p in slider.parameters()) and not any(p.requires_grad for p in pipe.unet.parameters())
     assert any(adapter.up.weight.abs().max() > 0 for adapter in slider.adapters)
-    again = paper.train_slider(minidiff.load("toybox", "cpu"), [paper.AGE], options())
+    again = paper.train_text_slider(minidiff.load("toybox", "cpu"), [paper.AGE], options())
     assert all(torch.equal(a, b) for a, b in zip(slider.parameters(), again.parameters()))
+
+
+def test_training_brings_the_student_closer_to_the_target(pipe):
+    c_t, pos, neg, eta = paper.encoded(pipe, paper.AGE)
+    x, t = noise((2, 8, 16, 16), 5), torch.tensor([999, 999])
+    slider = paper.train_text_slider(pipe, [paper.AGE], options(steps=8, batch=2))
+    with torch.no_grad():
+        with slider.at(0.0):
+            e_t, e_pos, e_neg = paper.predictions(pipe.unet, x, t, [c_t], pos, neg)
+        (student,), = paper.predictions(pipe.unet, x, t, [c_t])
+    target = paper.slider_target(e_t[0], e_pos, e_neg, eta)
+    assert F.mse_loss(student, target) < .9 * F.mse_loss(e_t[0], target)
 
 
 def test_ctrl_c_keeps_the_slider_as_far_as_it_got(pipe, monkeypatch, capsys):
     calls = []
 
-    def stop_at_the_second(*args, original=paper.denoise_partway):
+    def stop_at_the_second(*args, original=paper.update):
         calls.append(args)
         if len(calls) == 2:
             raise KeyboardInterrupt
         return original(*args)
-    monkeypatch.setattr(paper, "denoise_partway", stop_at_the_second)
-    slider = paper.train_slider(pipe, [paper.AGE], options(steps=5))
+    monkeypatch.setattr(paper, "update", stop_at_the_second)
+    slider = paper.train_text_slider(pipe, [paper.AGE], options(steps=5))
     assert "stopped after 1 of 5" in capsys.readouterr().out
     assert any(adapter.up.weight.abs().max() > 0 for adapter in slider.adapters)
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_step(pipe):
     with pytest.raises(FloatingPointError, match="at step 0"):
-        paper.train_slider(pipe, [paper.AGE | {"eta": float("inf")}], options(steps=3))
+        paper.train_text_slider(pipe, [paper.AGE | {"eta": float("inf")}], options(steps=3))
+
+
+# Visual sliders
+
+
+def test_the_visual_loss_wants_the_same_noise_from_both_ends():
+    eps, error = torch.randn(2, 2, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert paper.visual_loss(eps, eps, eps) == 0
+    assert_close(paper.visual_loss(eps + error, eps, eps), error.square().mean())
+    assert_close(paper.visual_loss(eps, eps - 2 * error, eps), 4 * error.square().mean())
+
+
+def test_both_pictures_of_a_pair_get_one_noise_one_timestep_and_opposite_scales(pipe, monkeypatch):
+    drawn = pairs("eye_size", 3, seed=0).images
+    z = {s: pipe.encode(x) for s, x in drawn.items()}
+    seen, attached = [], []
+    monkeypatch.setattr(paper.lora, "attach", lambda *a, original=lora.attach: attached.append(original(*a)) or attached[-1])
+    monkeypatch.setattr(pipe.unet, "forward", lambda x, t, *a, original=pipe.unet.forward: seen.append((x, t, attached[-1].scale)) or original(x, t, *a))
+    paper.train_visual_slider(pipe, drawn, options("train", steps=1, batch=2))
+    (x, t, scale), = seen
+    assert scale.tolist() == [-1, -1, 1, 1] and attached[-1].scale == 1.0
+    assert t[:2].tolist() == t[2:].tolist()
+    difference = x[2:] - x[:2]                                                # the noise cancels
+    signal = pipe.schedule.alpha_bar_at(t[:2], x).sqrt()
+    assert all(min(float((difference[i] - signal[i] * d).abs().max()) for d in z[1] - z[-1]) < 1e-5 for i in range(2))
+
+
+def test_versions_of_a_pair_are_mirrored_and_shifted_alike():
+    before = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    made = paper.varied({-1.0: before, 1.0: before + 1}, 8, torch.Generator().manual_seed(0))
+    assert made[-1.0].shape == (24, 3, 64, 64)
+    assert torch.equal(made[-1.0][:3], before) and len({float(x.mean()) for x in made[-1.0]}) == 24
+    assert_close(made[1.0] - made[-1.0], torch.ones(24, 3, 64, 64))
+    flat = [x.flatten().sort().values for x in made[-1.0]]
+    assert all(torch.isin(x, before).all() for x in flat)                     # only moved, never mixed
+
+
+def test_pairs_are_read_by_strength_and_name(tmp_path):
+    drawn = pairs("eye_size", 3, seed=0, strengths=(-1, -.5, .5, 1))
+    save_pairs(tmp_path, drawn)
+    found = paper.read_pairs(tmp_path, 64)
+    assert set(found) == {-1, -.5, .5, 1}
+    assert all(torch.allclose(found[s], drawn.images[s], atol=1 / 255) for s in found)
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda d: None, "no folder"), (lambda d: d.mkdir(), "none has a number"),
+    (lambda d: images.save(d / "1" / "a.png", torch.zeros(3, 64, 64)), "the opposite of 1"),
+    (lambda d: [images.save(d / "1" / "a.png", torch.zeros(3, 64, 64)), images.save(d / "-1" / "b.png", torch.zeros(3, 64, 64))], "a, b"),
+    (lambda d: [(d / s).mkdir(parents=True) for s in ("-1", "1")], "no pictures in"),
+])
+def test_bad_folders_of_pairs_are_one_sentence_and_status_2(tmp_path, capsys, make, message):
+    make(tmp_path / "pairs")
+    with pytest.raises(SystemExit) as stop:
+        paper.main(["train", *FAST, "--pairs", str(tmp_path / "pairs"), "--out", str(tmp_path / "out")])
+    error = capsys.readouterr().err.strip()
+    assert stop.value.code == 2 and message in error and "Traceback" not in error and not (tmp_path / "out").exists()
 
 
 # Using it
 
 
 def trained(pipe):
-    slider = lora.attach(pipe.unet)
+    slider = lora.attach(pipe.unet, generator=torch.Generator().manual_seed(0))
     for i, adapter in enumerate(slider.adapters):
         torch.nn.init.normal_(adapter.up.weight, std=.05, generator=torch.Generator().manual_seed(i))
     return slider
@@ -174,9 +260,42 @@ def test_above_start_the_slider_is_off(pipe, start, moves):
     assert slider.scale == 1.0
 
 
-def test_spearman_is_1_for_any_rising_sequence():
-    assert paper.spearman(torch.tensor([-2., 0., 5.]), torch.tensor([.1, .2, .9])) == pytest.approx(1)
-    assert paper.spearman(torch.tensor([-2., 0., 5.]), torch.tensor([3., 2., 1.])) == pytest.approx(-1)
+def test_sliders_with_their_own_scales_add_up_and_one_that_is_at_0_is_absent(pipe):
+    a, b = trained(pipe), trained(pipe)
+    both, only_a, half_each = paper.sample_scales(pipe, [a, b], ["a person"], [1.0, (1.0, 0.0), (.5, .5)], [3], steps=4)[0]
+    assert_close(half_each, only_a, rtol=0, atol=1e-3)                         # two equal sliders at a half are one
+    assert (both - only_a).abs().max() > .01
+    with pytest.raises(ValueError, match="1 scales for 2 sliders"):
+        paper.sample_scales(pipe, [a, b], ["a person"], [(1.0,)], [3], steps=4)
+
+
+def test_merged_weights_draw_what_the_sliders_draw(pipe):
+    a, b = trained(pipe), trained(pipe)
+    hooked = paper.sample_scales(pipe, [a, b], ["a person"], [(1.5, -.5)], [3], steps=4, start=1000)
+    a.scale, b.scale = 1.5, -.5
+    a.merge()
+    b.merge()
+    assert_close(paper.sample_scales(pipe, [], ["a person"], [0.0], [3], steps=4), hooked, rtol=0, atol=1e-3)
+
+
+def test_an_inverted_picture_comes_back_at_scale_0_and_moves_with_the_slider(pipe):
+    picture = pairs("age", 1, seed=4).images[1][0]
+    slider = trained(pipe)
+    back, moved = paper.edit_picture(pipe, slider, picture, "a person", [0.0, 3.0], steps=20)[0]
+    rendered = pipe.decode(pipe.encode(picture[None]))[0].detach()
+    assert (back - rendered).abs().mean() < .002 < .005 < (moved - rendered).abs().mean()
+
+
+@pytest.mark.parametrize("text, path, weight", [("age.safetensors", "age.safetensors", 1), ("age.safetensors=-1.5", "age.safetensors", -1.5),
+                                                ("a=b.safetensors", "a=b.safetensors", 1), ("a=b.safetensors=2", "a=b.safetensors", 2)])
+def test_a_slider_may_be_named_with_its_weight(text, path, weight):
+    assert paper.parse_slider(text) == (path, weight)
+
+
+def test_what_the_meter_reads_becomes_the_numbers_of_a_slider():
+    drawn = pairs("age", 4, seed=3, strengths=(-1, 0, 1)).images
+    m = paper.measure_slider(torch.stack(list(drawn.values()), 1), (-1, 0, 1), "age")
+    assert m["spearman"] == pytest.approx(1) and m["span"] > .6 and m["kept_background"] == 1 and m["at_-1"] < m["at_+0"] < m["at_+1"]
 
 
 def test_the_prompts_of_the_default_slider_use_words_of_the_captions():
@@ -189,11 +308,26 @@ def test_the_prompts_of_the_default_slider_use_words_of_the_captions():
 def test_the_script_trains_saves_draws_and_measures(tmp_path, capsys):
     paper.main([*FAST, "--out", str(tmp_path), "--scales", "-1", "0", "1"])
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert {"spearman", "span", "seconds", "device", "steps", "age_at_+0"} <= set(metrics)
+    assert {"spearman", "span", "seconds", "device", "steps", "at_+0"} <= set(metrics)
     assert not any(isinstance(v, (dict, list)) for v in metrics.values())
     assert (tmp_path / "figure.png").stat().st_size > 5000 and "figure.png" in capsys.readouterr().out
-    paper.main(["sample", "--slider", str(tmp_path / "age.safetensors"), "--sampling", "2", "--n", "1", "--out", str(tmp_path / "again")])
-    assert (tmp_path / "again" / "figure.png").is_file()
+    sliders = ["--slider", str(tmp_path / "age.safetensors"), f"{tmp_path / 'hair.safetensors'}=-1", "--sampling", "2"]
+    paper.main(["sample", *sliders, "--n", "1", "--out", str(tmp_path / "again")])
+    picture = pairs("age", 1, seed=4).images[1][0]
+    images.save(tmp_path / "face.png", picture)
+    paper.main(["edit", *sliders, "--image", str(tmp_path / "face.png"), "--out", str(tmp_path / "edit")])
+    assert (tmp_path / "again" / "figure.png").is_file() and (tmp_path / "edit" / "figure.png").is_file()
+    paper.main(["merge", *sliders, "--out", str(tmp_path / "merged")])
+    merged, plain = minidiff.UNet.from_pretrained(tmp_path / "merged" / "unet"), minidiff.load("toybox", "cpu").unet
+    age = lora.load(plain, tmp_path / "age.safetensors")
+    changed = {name + ".weight" for name in age.names}
+    assert {k for k, v in merged.state_dict().items() if not torch.equal(v, plain.state_dict()[k])} <= changed
+
+
+def test_the_script_learns_a_slider_from_a_folder_of_pairs(tmp_path):
+    save_pairs(tmp_path / "pairs", pairs("eye_size", 2, seed=0))
+    paper.main(["train", *FAST, "--pairs", str(tmp_path / "pairs"), "--out", str(tmp_path)])
+    assert (tmp_path / "slider.safetensors").is_file()
 
 
 @pytest.mark.parametrize("block, message", [
@@ -215,7 +349,9 @@ def test_a_bad_prompt_file_is_one_sentence_and_status_2(tmp_path, capsys, block,
 
 @pytest.mark.parametrize("arguments", [
     ["--scales", "nan"], ["--scales", "500"], ["--steps", "0"], ["--rank", "0"], ["--lr", "-1"], ["--model", "/nowhere"], ["--device", "toaster"],
-    ["train", "--prompts", "/nowhere.json"], ["sample", "--slider", "/nowhere.safetensors"],
+    ["train", "--prompts", "/nowhere.json"], ["sample", "--slider", "/nowhere.safetensors"], ["sample", "--slider", "a.safetensors=99"],
+    ["train", "--prompts", "a.json", "--pairs", "b"], ["edit", "--slider", "/nowhere.safetensors", "--image", "/nowhere.png"],
+    ["merge", "--slider", "/nowhere.safetensors"], ["eval", "--table", "shoes"],
 ])
 def test_bad_arguments_are_status_2(tmp_path, capsys, arguments):
     with pytest.raises(SystemExit) as stop:
@@ -236,5 +372,9 @@ def test_the_same_file_trains_and_samples_on_other_models(tmp_path, make):
     model, out = make(tmp_path / "model"), tmp_path / "out"
     use = ["--model", str(model), "--out", str(out), "--device", "cpu", *FAST]
     paper.main(["train", *use])
-    paper.main(["sample", *use, "--slider", str(out / "slider.safetensors"), "--n", "2", "--prompt", "a red cat", "--scales", "0", "2"])
-    assert (out / "figure.png").is_file()
+    save_pairs(tmp_path / "pairs", pairs("eye_size", 2, seed=0))
+    paper.main(["train", *use, "--pairs", str(tmp_path / "pairs"), "--out", str(out / "visual")])
+    sliders = ["--slider", str(out / "slider.safetensors"), str(out / "visual" / "slider.safetensors") + "=-1"]
+    paper.main(["sample", *use, *sliders, "--n", "2", "--prompt", "a red cat", "--scales", "0", "2"])
+    paper.main(["edit", *use, *sliders, "--image", str(tmp_path / "pairs" / "1" / "000.png"), "--out", str(out / "edit")])
+    assert (out / "figure.png").is_file() and (out / "edit" / "figure.png").is_file()

@@ -1,0 +1,88 @@
+"""papers/tables/concept_sliders.py: the protocols, on sliders that had hardly any training."""
+import argparse
+import json
+import math
+
+import concept_sliders as paper
+import pytest
+import torch
+from tables import concept_sliders as tables
+
+import minidiff
+from minidiff.toybox.pairs import pairs
+
+TINY = ["eval", "--steps", "1", "--batch", "1", "--rollout", "4", "--sampling", "3", "--repeats", "1", "--pictures", "2"]
+
+
+def options(out, *more):
+    _, args = paper.arguments([*TINY, "--out", str(out), *more])
+    return args
+
+
+def test_a_curve_is_read_where_the_change_reaches_what_is_wanted():
+    change, curve = [0.0, 0.2, 0.6], [0.0, 1.0, 5.0]
+    assert tables.at_equal(change, curve, .1) == pytest.approx(.5)
+    assert tables.at_equal(change, curve, .4) == pytest.approx(3)
+    assert math.isnan(tables.at_equal(change, curve, .9))
+    assert tables.at_equal(change, curve, -.1) == 0.0
+
+
+def test_what_is_kept_is_a_share_of_the_attributes_of_each_picture():
+    drawn = pairs("age", 6, seed=0, strengths=(-1, 1)).images
+    assert tables.kept_share(drawn[1], drawn[1], ("skin", "background", "age")) == 1
+    assert tables.kept_share(drawn[-1], drawn[1], ("age",)) == 0
+    both = tables.kept_share(drawn[-1], drawn[1], ("background", "age"))
+    assert both == pytest.approx(tables.kept_share(drawn[-1], drawn[1], ("background",)) / 2)
+
+
+@pytest.mark.parametrize("concept", tables.CONCEPTS)
+def test_the_baselines_get_every_prompt_with_the_words_of_the_concept(concept):
+    c = tables.CONCEPTS[concept]
+    new_words = set(c.block["positive"].replace(",", "").split()) - set(c.block["target"].split())
+    for prompt in c.prompts:
+        edited = c.edited(prompt).replace(",", " ").split()
+        assert new_words & set(edited) and set(prompt.split()) <= {*edited, "a"}, edited
+
+
+def test_log_odds_rise_with_the_first_class_and_have_no_end():
+    p = torch.tensor([[.01, .01, .97, .01], [.97, .01, .01, .01], [0., 0., 1., 0.]])
+    read = tables.log_odds("weather", ["rainy"], ["sunny", "cloudy"])({"weather_p": p})
+    assert read[0] > 0 > read[1] and read[2] > read[0] and read.isfinite().all()
+    assert read[0] == pytest.approx(math.log(.97 / .02), abs=1e-3)
+
+
+def test_fifty_sliders_are_ten_attributes_in_five_surroundings():
+    assert len(tables.AXES) * len(tables.GROUNDS) == 50
+
+
+def test_the_tables_are_made_kept_and_put_together(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(tables, "VISUAL", ("eye_size",))
+    for table in ("eyes", "quality"):
+        tables.run(options(tmp_path, "--table", table, "--pictures", "1", "--sampling", "2"))
+    made = json.loads((tmp_path / "table.json").read_text())
+    assert list(made) == ["eyes", "quality"] and all(t["rows"] for t in made.values())
+    assert "eye_size" in (tmp_path / "table.md").read_text() and "wrong fingers" in capsys.readouterr().out
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "sliders").iterdir()}
+    tables.run(options(tmp_path, "--table", "quality", "--pictures", "1", "--sampling", "2"))
+    assert before and before == {p: p.stat().st_mtime_ns for p in (tmp_path / "sliders").iterdir()}      # not trained again
+
+
+def test_text_sliders_stand_beside_prompt_to_prompt(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "CONCEPTS", {"age": tables.CONCEPTS["age"]})
+    _, _, rows = tables.table_text(minidiff.load("toybox", "cpu"), options(tmp_path, "--sampling", "2", "--pictures", "1"))
+    assert [r["method"] for r in rows] == ["slider", "Prompt-to-Prompt", "prompt changed"]
+    assert "spearman" in rows[0] and all("distance" in r for r in rows)
+
+
+def test_a_baseline_that_fails_is_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match="prompt_to_prompt.py .*failed: .*needs --source"):
+        tables.script("prompt_to_prompt.py", "edit", "--source", "a person", "--out", tmp_path)
+
+
+def test_a_slider_is_taken_off_before_the_next_is_trained(tmp_path):
+    pipe = minidiff.load("toybox", "cpu")
+    args = options(tmp_path)
+    tables.text_slider(pipe, args, "age", 0, paper.AGE).detach()
+    assert not any(m._forward_hooks for m in pipe.unet.modules())
+    other = argparse.Namespace(**vars(args))
+    assert tables.text_slider(pipe, other, "age", 0, paper.AGE).scale == 1
