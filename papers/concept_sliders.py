@@ -33,7 +33,7 @@ rate and fewer steps, for a model of 64x64 pictures; float32 adapters, not bfloa
 The pairs of a visual slider may be mirrored and shifted, both pictures alike (--copies).
 Pictures are inverted by plain DDIM at guidance 1, which is exact; the authors' notebook does null-text inversion, at guidance 7.5.
 
-Cost    the demonstration takes COST.
+Cost    the demonstration takes 60 s and 0.51 GB on 2 CPU cores, in float32.
 Run     python papers/concept_sliders.py                                  trains an age and a hair slider on toybox and shows them
         python papers/concept_sliders.py train --prompts FILE.json        a text slider of your own (see train --help)
         python papers/concept_sliders.py train --pairs FOLDER             a visual slider from pictures before and after
@@ -369,8 +369,7 @@ def measure_slider(pictures, scales, attribute, kept=("skin", "background", "hai
 
 
 PEOPLE = ["a person", "a person with long blond hair", "a photo of a person on a blue background",
-          "a person with dark skin in a garden", "a person with short black hair",
-          "a person with red hair on a green background", "a person with light skin at the beach", "a person with brown hair in a room"]
+          "a person with dark skin in a garden", "a person with short black hair", "a person with light skin at the beach"]
 
 
 # ------------------------------------------------------------------------------------------------ command line
@@ -394,8 +393,9 @@ def demonstrate(args):
     hair.save(args.out / "hair.safetensors")
     with hair.at(0.0):
         people = sample_scales(pipe, age, PEOPLE, args.scales, range(args.seed, args.seed + len(PEOPLE)), *sampling(args))
-    lengths = (-2.0, 0.0, 2.0)
-    grid = [sample_scales(pipe, [age, hair], PEOPLE[:1], [(a, h) for a in args.scales], [args.seed], *sampling(args)) for h in lengths]
+    lengths = (-2.0, 0.0, 2.0)                                                  # at 0 it is the first person once more
+    composed = lambda h: sample_scales(pipe, [age, hair], PEOPLE[:1], [(a, h) for a in args.scales], [args.seed], *sampling(args))
+    grid = [composed(h) if h else people[:1] for h in lengths]
     images.save_figure(args.out / "figure.png", torch.cat([people, *grid]), column_labels=[f"age {s:+g}" for s in args.scales],
                        row_labels=[""] * len(people) + [f"hair {h:+g}" for h in lengths], title="age slider; below, composed with a hair slider")
     metrics = measure_slider(people, args.scales, "age") | {"seconds": time.monotonic() - began, "steps": args.steps}
@@ -472,7 +472,7 @@ def save_figure(args, pictures, title):
 
 
 def evaluate(args):
-    from tables import concept_sliders as tables            # beside this file; 400 lines that a reader of the method does not need
+    from tables import concept_sliders as tables            # long, and no part of the method
     tables.run(args)
 
 

@@ -265,25 +265,25 @@ def table_eyes(pipe, args):
 VISUAL = ("eye_size",)
 
 
-def visual_row(pipe, args, what, seed, seeds, pictures, name=None, scales=(-1.0, -.5, 0.0, .5, 1.0)):
+def visual_row(pipe, args, what, seed, seeds, pictures, name=None, attribute=None, scales=(-1.0, -.5, 0.0, .5, 1.0)):
     """Train a visual slider on {strength: pictures}; how much of the pairs' own change it makes, and what else it changes."""
-    name = name or what
+    name, attribute = name or what, attribute or what
     slider = visual_slider(pipe, args, name, seed, pictures)
     grid = pictures_of(pipe, args, slider, FACES, scales, seeds)
     slider.detach()
     images.save_figure(args.out / "tables" / f"{name}_{seed}.png", grid)
-    own = float((value_of(pictures[1.0], what) - value_of(pictures[-1.0], what)).mean())
-    change = float((value_of(grid[:, -1], what) - value_of(grid[:, 0], what)).mean())
-    return {"spearman": paper.measure_slider(grid, scales, what)["spearman"], "pairs' change": own, "slider's change": change,
+    own = float((value_of(pictures[1.0], attribute) - value_of(pictures[-1.0], attribute)).mean())
+    change = float((value_of(grid[:, -1], attribute) - value_of(grid[:, 0], attribute)).mean())
+    return {"spearman": paper.measure_slider(grid, scales, attribute)["spearman"], "pairs' change": own, "slider's change": change,
             "share": change / own, "distance": float(distance(grid[:, -1], grid[:, 0]).mean()),
             "kept": kept_share(grid[:, 0], grid[:, -1], [k for k in ("skin", "background", "hair_length", "age") if k != what])}
 
 
 def table_gan(pipe, args):
     table = []
-    for what in GAN_ATTRIBUTES:
+    for what, attribute in GAN_ATTRIBUTES.items():
         seeds = [seeds_of(args, i) for i in range(args.repeats)]
-        rows = [once(args, "gan", f"{what} {seed}", lambda: visual_row(pipe, args, what, seed, fresh, gan_pairs(pipe, args, what, seed), f"gan_{what}"))
+        rows = [once(args, "gan", f"{what} {seed}", lambda: visual_row(pipe, args, what, seed, fresh, gan_pairs(pipe, args, what, seed), f"gan_{what}", attribute))
                 for seed, fresh in seeds]
         table.append({"attribute": what} | summary(rows, list(rows[0])))
     return (f"Visual sliders from 12 pairs of a GAN, one style channel moved, {args.repeats} training seeds x {args.pictures} pictures",
@@ -298,7 +298,7 @@ def gan_pairs(pipe, args, what, seed):
     return paper.read_pairs(folder, pipe.sample_size * pipe.factor)
 
 
-GAN_ATTRIBUTES = ("hair_length",)
+GAN_ATTRIBUTES = {"glasses": log_odds("glasses", ["yes"], ["no"])}
 
 
 # ------------------------------------------------------------------------------------------------ Table 3
