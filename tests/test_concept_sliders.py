@@ -322,6 +322,9 @@ def test_the_script_trains_saves_draws_and_measures(tmp_path, capsys):
     age = lora.load(plain, tmp_path / "age.safetensors")
     changed = {name + ".weight" for name in age.names}
     assert {k for k, v in merged.state_dict().items() if not torch.equal(v, plain.state_dict()[k])} <= changed
+    hair, key = lora.load(plain, tmp_path / "hair.safetensors"), age.names[0] + ".weight"
+    update = age.adapters[0].weight() - hair.adapters[0].weight()
+    assert_close(merged.state_dict()[key] - plain.state_dict()[key], update, rtol=1e-3, atol=1e-6)
 
 
 def test_the_script_learns_a_slider_from_a_folder_of_pairs(tmp_path):
