@@ -298,7 +298,7 @@ def gan_pairs(pipe, args, what, seed):
     return paper.read_pairs(folder, pipe.sample_size * pipe.factor)
 
 
-GAN_ATTRIBUTES = {"glasses": log_odds("glasses", ["yes"], ["no"])}
+GAN_ATTRIBUTES = {"glasses": log_odds("glasses", ["yes"], ["no"]), "hair_length": "hair_length"}
 
 
 # ------------------------------------------------------------------------------------------------ Table 3
