@@ -531,7 +531,7 @@ def arguments(argv=None):
     add("--rollout-guidance", type=float, default=3.0, help="guidance of the roll-out away from c_- (code: 3)")
     add("--sampling", type=int, default=25, help="DDIM steps of a picture (paper: 50)")
     add("--guidance", type=float, default=5.0, help="classifier-free guidance (code: 7.5)")
-    add("--start", type=int, default=700, help="sliders are off while t is above this (code: 800 for SD 1, 700 for SDXL, 500 for edit)")
+    add("--start", type=int, help="sliders are off while t is above this (default: 700, edit 500; code: 800 for SD 1, 700 for SDXL, edit 500)")
     add("--scales", type=float, nargs="+", default=[-2.0, -1.0, 0.0, 1.0, 2.0], help="slider positions (paper: -3 to 3)")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[common])
     verbs = parser.add_subparsers(dest="verb")
@@ -551,12 +551,13 @@ def arguments(argv=None):
         verb.add_argument("--prompt", default="a person", help="what to draw, or what the picture shows")
     use.add_argument("--n", type=int, default=4, help="rows, one seed each")
     edit.add_argument("--image", required=True, help="the picture; its middle square is taken")
-    edit.set_defaults(start=500)
     table = new("eval", "the paper's tables, on toybox")
     table.add_argument("--table", default="all", help="all, or one of text, eyes, gan, ablation, compose, quality, speed")
     table.add_argument("--repeats", type=int, default=10, help="training seeds")
     table.add_argument("--pictures", type=int, default=8, help="fresh seeds for each training seed")
     args = parser.parse_args(argv)
+    if args.start is None:                                  # not set_defaults: verbs share the options of `common`
+        args.start = 500 if args.verb == "edit" else 700
     check(parser, args)
     return parser, args
 

@@ -27,7 +27,7 @@ Where the paper and the authors' code differ, this file follows
     positions after the last changed word. Padding has no counterpart where the source has a word.
 Not here: editing of photos (null-text inversion), subtracted words.
 
-On toybox, cross 0.4 and self 0.3 edit best (12 seeds, 25 steps). "a person" -> "an old person" raises the meter's age by 0.32, and
+On toybox, cross 0.4 and self 0.3 edit best (12 seeds, 25 steps, the seeds that they were chosen on). "a person" -> "an old person" raises the meter's age by 0.32, and
 keeps skin in 1.00, background in 0.92 and colour of hair in 0.83 of the pictures; with the authors' 0.8 and 0.4 by 0.23 (1.00, 1.00,
 0.83), without control by 0.46 (0.67, 0.92, 0.42). Short -> long hair: length of hair +0.46, +0.29, +0.83. Self decides more than cross: at
 0.2 and below colours begin to change, at 0.8 shapes no longer do, for all attention of this UNet is at 8x8. Rain, colours of things and

@@ -363,6 +363,12 @@ def test_bad_arguments_are_status_2(tmp_path, capsys, arguments):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("verb, start", [([], 700), (["train"], 700), (["sample", "--slider", "a"], 700), (["eval"], 700),
+                                         (["edit", "--slider", "a", "--image", "b"], 500), (["edit", "--slider", "a", "--image", "b", "--start", "9"], 9)])
+def test_only_edit_starts_later(verb, start):
+    assert paper.arguments(verb)[1].start == start
+
+
 def test_erase_is_enhance_with_the_ends_swapped():
     block = {"target": "a", "positive": "b", "negative": "c"}
     erased = paper.checked(block | {"action": "erase"}, "here")
