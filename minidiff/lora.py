@@ -155,16 +155,20 @@ class LoRA(nn.Module):
 
     @torch.no_grad()
     def merge(self):
-        """Add the update, at the present scale, to the model's own weights, and take the adapter off."""
+        """Add the update, at the present scale, to the model's own weights, and take the adapter off. See also `merged`."""
+        for weight, update in self.updates():
+            weight.copy_(weight.float() + update)
+        self.detach()
+
+    def updates(self):
+        """[(a weight of the model, what the adapter adds to it at the present scale)]."""
         if isinstance(self.scale, torch.Tensor) and self.scale.numel() != 1:
             raise ValueError("a scale per picture cannot be merged into one set of weights; set lora.scale to a float")
         if not self._hooks:
             raise ValueError("this LoRA is not on its model any more (merged or detached)")
         layers = adaptable(self.module)
-        for name, adapter in zip(self.names, self.adapters):
-            weight = layers[name].weight
-            weight.copy_(weight.float() + float(self.scale) * adapter.weight().to(weight.device))
-        self.detach()
+        pairs = [(layers[name].weight, adapter) for name, adapter in zip(self.names, self.adapters)]
+        return [(weight, float(self.scale) * adapter.weight().to(weight.device)) for weight, adapter in pairs]
 
     def save(self, path, layout="kohya", prefix=None):
         """Write a .safetensors file that others load; the scale is not part of it.
@@ -177,6 +181,29 @@ class LoRA(nn.Module):
         `lora.save(path, {component: LoRA}, layout)` writes several components into one file.
         """
         save(path, {component_of(self.module, prefix): self}, layout)
+
+
+@contextmanager
+def merged(loras):
+    """`with lora.merged([a, b]): ...` has the updates, at their present scales, in the model's own weights.
+
+    The model then costs what it costs without adapters. Afterwards its weights are what they were, bit for bit. In half precision
+    the sum is rounded to what the weights can hold.
+    """
+    before, scales = {}, [one.scale for one in loras]
+    try:
+        with torch.no_grad():
+            for one in loras:
+                for weight, update in one.updates():
+                    before.setdefault(weight, weight.clone())
+                    weight.copy_(weight.float() + update)
+                one.scale = 0.0                                     # its hooks add nothing more
+        yield
+    finally:
+        for weight, values in before.items():
+            weight.data.copy_(values)
+        for one, scale in zip(loras, scales):
+            one.scale = scale
 
 
 @torch.no_grad()

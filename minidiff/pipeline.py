@@ -245,6 +245,7 @@ class TextToImage:
         Picture i of each prompt has seed + i, whatever n is and however many prompts there are.
 
         Args:
+            seed: a number, which all prompts share, or a list with one for each prompt.
             steps, eta, callback: see `samplers.sample`.
             method: "ddim", "ddpm" or "euler"; None takes the model's own.
             guidance, rescale: see `predictor`.
@@ -256,7 +257,10 @@ class TextToImage:
         if not prompts or n < 1:
             raise ValueError(f"{len(prompts)} prompts, {n} pictures each; expected at least one of both")
         size = self.checked_size(size)
-        seeds = generators([seed + i for _ in prompts for i in range(n)], len(prompts) * n)
+        first = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+        if len(first) != len(prompts):
+            raise ValueError(f"{len(first)} seeds for {len(prompts)} prompts; expected one for each, or one for all")
+        seeds = generators([s + i for s in first for i in range(n)], len(prompts) * n)
         predict = self.predictor(*self.conditions(prompts, negative, n, seeds, size), guidance, rescale)
         h, w = (side // self.factor for side in size)
         x_T = noise((len(seeds), self.unet.config["in_channels"], h, w), seeds, self.device)

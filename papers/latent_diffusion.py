@@ -30,11 +30,13 @@ Run     python papers/latent_diffusion.py                       a grid of sample
 import argparse
 import hashlib
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 import minidiff
 from minidiff import devices, images, toybox
@@ -43,6 +45,7 @@ from minidiff.clip import CLIPText
 from minidiff.schedule import Schedule
 from minidiff.tokenizer import Tokenizer
 from minidiff.toybox.judge import fresh_captions, judge
+from minidiff.toybox.scenes import KINDS
 from minidiff.toybox.store import prepare
 from minidiff.toybox.world import CLASSES
 from minidiff.training import Run, count, main_process_first
@@ -235,8 +238,9 @@ def score_autoencoder(pipe, n, seed):
 def score_samples(pipe, n, seed, args):
     """Pictures of n fresh captions, and the shares that show what the caption says (see toybox/judge.py)."""
     scenes, captions = fresh_captions(n, seed)
-    pictures = [pipe(captions[i:i + 50], steps=args.sampling, guidance=args.guidance, seed=seed * 1000 + i).cpu() for i in range(0, n, 50)]
-    return judge(scenes, captions, torch.cat(pictures)), torch.cat(pictures)
+    seeds, how = [seed * 10_000 + i for i in range(n)], dict(steps=args.sampling, guidance=args.guidance)
+    pictures = torch.cat([pipe(captions[i:i + 50], seed=seeds[i:i + 50], **how).cpu() for i in range(0, n, 50)])
+    return judge(scenes, captions, pictures), pictures
 
 
 PROMPTS = ["a young person with long red hair", "a very old person with glasses and a beard", "a sad person with dark skin",
@@ -280,26 +284,45 @@ GROUPS = {"convolutions": ("conv",), "matrix products": ("mm",), "norms": ("norm
 
 
 def profile(args):
-    """Where a training step of eps_theta and tau_theta spends its time: samples per second, then shares of the time."""
+    """Where a training step of eps_theta and tau_theta spends its time, and how much of the machine's arithmetic it uses."""
     device = devices.pick(args.device)
     unet, text_encoder = new_networks(1000, 999, device)
     run = Run(args.out / "profile", {"unet": unet, "text_encoder": text_encoder}, lr=1e-4, steps=args.steps, batch=args.batch, fresh=True,
               save_every=float("inf"))
     z_t, t = torch.randn(args.batch, 8, 16, 16, device=device), torch.randint(1000, (args.batch,), device=device)
-    y, began = torch.randint(999, (args.batch, 32), device=device), None
+    y = torch.randint(999, (args.batch, 32), device=device)
+
+    def train_step():
+        with devices.autocast(device):
+            eps_hat = unet(z_t, t, text_encoder(y)[0]).float()
+        run.update(ldm_loss(eps_hat, z_t, torch.ones(args.batch, device=device)))
+    counter, seconds = FlopCounterMode(display=False), []
     with torch.profiler.profile() as records:
-        for step, generator in run:
-            began = time.monotonic() if step == 3 else began                                              # the first ones warm up
-            with devices.autocast(device):
-                eps_hat = unet(z_t, t, text_encoder(y)[0]).float()
-            run.update(ldm_loss(eps_hat, z_t, torch.ones(args.batch, device=device)))
-    seconds = time.monotonic() - began
+        for step, _ in run:
+            began = time.monotonic()
+            with counter if step == 0 else nullcontext():
+                train_step()                                                    # its checks wait for the device
+            seconds.append(time.monotonic() - began)
+    flops, rate = counter.get_total_flops() / args.batch, args.batch / torch.tensor(seconds[2:]).median()  # the first ones warm up
+    peak = matrix_peak(device)
     shares = dict.fromkeys([*GROUPS, "elementwise and the rest"], 0.0)
     for event in records.key_averages():
         group = next((g for g, words in GROUPS.items() if any(w in event.key.lower() for w in words)), "elementwise and the rest")
         shares[group] += event.self_cpu_time_total if device.type == "cpu" else event.self_device_time_total
-    print(f"{(args.steps - 3) * args.batch / seconds:.0f} samples/s with the profiler on, batch {args.batch}, {torch.get_num_threads()} threads")
+    print(f"{rate:.0f} samples/s with the profiler on, batch {args.batch}, {torch.get_num_threads()} threads; {flops / 1e9:.1f} GFLOP a sample: "
+          f"{rate * flops / 1e9:.0f} of the {peak / 1e9:.0f} GFLOP/s of a large matrix product, {rate * flops / peak:.0%}")
     print("\n".join(f"{100 * v / sum(shares.values()):5.1f} %  {k}" for k, v in shares.items()))
+
+
+def matrix_peak(device, n=2048, times=5):
+    """Operations per second of the product of two n x n matrices, in the type that training computes in."""
+    a, seconds = torch.randn(n, n, device=device), []
+    for _ in range(times):
+        began = time.monotonic()
+        with devices.autocast(device):
+            float((a @ a)[0, 0])                                                # read a number: the product is done
+        seconds.append(time.monotonic() - began)
+    return 2 * n ** 3 / min(seconds)
 
 
 def row(name, values):
@@ -311,6 +334,17 @@ def row(name, values):
 # ------------------------------------------------------------------------------------------------ command line
 
 STAGES = {"autoencoder": train_autoencoder, "unet": train_unet, "decoder": train_decoder}
+
+
+def shares(text):
+    """{kind: share} from "portrait=.3,pair=.7"; argparse makes a sentence of what is raised."""
+    try:
+        kinds = {name: float(share) for name, share in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        kinds = {}
+    if not kinds or not set(kinds) <= set(KINDS) or min(kinds.values()) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected KIND=SHARE,... with kinds from {', '.join(KINDS)} and shares above 0")
+    return kinds
 
 
 def arguments(argv=None):
@@ -336,6 +370,8 @@ def arguments(argv=None):
     train.add_argument("--gamma", type=float, default=5.0, help="Min-SNR gamma; 0: the paper's unweighted Eq. (3)")
     train.add_argument("--drop", type=float, default=0.1, help="share of captions dropped")
     train.add_argument("--pictures", type=int, default=100_000, help="pictures drawn ahead")
+    train.add_argument("--kinds", type=shares, default=None, metavar="KIND=SHARE,...",
+                       help="how often each kind of picture is drawn, such as portrait=.3,pair=.3,hand=.1 (default: as the world has them)")
     train.add_argument("--init", default=None, help="begin with the weights of this model, toybox or a folder, not with new ones")
     train.add_argument("--fresh", action="store_true", help="start again although there is a checkpoint")
     table = verbs.add_parser("eval", help="the table of weights/README.md", parents=[use], **how)
@@ -353,7 +389,7 @@ def train(args):
         args.minutes = 60.0
     args.device = devices.pick(args.device)
     with main_process_first():
-        store = prepare(args.out / "store", args.pictures, args.seed)
+        store = prepare(args.out / "store", args.pictures, args.seed, kinds=args.kinds)
     STAGES[args.stage](store, args)
 
 

@@ -1,5 +1,6 @@
 """papers/latent_diffusion.py: its losses, and a tiny run of every stage from pictures to a model that loads."""
 import json
+import re
 
 import latent_diffusion as paper
 import pytest
@@ -134,9 +135,20 @@ def test_the_demonstration_draws_and_scores(tmp_path, capsys):
     assert (tmp_path / "figure.png").is_file() and "figure.png" in capsys.readouterr().out
 
 
+def test_the_profile_counts_the_arithmetic_and_shares_out_the_time(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(paper, "matrix_peak", lambda device: 1e12)
+    paper.main(["profile", "--steps", "3", "--batch", "2", "--device", "cpu", "--out", str(tmp_path)])
+    first, *shares = capsys.readouterr().out.strip().splitlines()
+    flops = float(re.search(r"([\d.]+) GFLOP a sample", first)[1])
+    assert 1 < flops < 10 and "of the 1000 GFLOP/s" in first                        # a handful of GFLOP: three passes
+    assert sum(float(line.split()[0]) for line in shares) == pytest.approx(100, abs=.5)
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--model", "/nowhere"], "no model"), (["--device", "toaster"], "toaster"),
     (["train", "unet", *TINY, "--steps", "1"], "config.json"),          # no autoencoder there yet
+    (["train", "unet", "--kinds", "hand=.5,foot=.5"], "foot"), (["train", "unet", "--kinds", "hand"], "'hand': expected KIND=SHARE"),
+    (["train", "unet", "--kinds", "hand=-1,pair=2"], "above 0"),
 ])
 def test_bad_input_is_one_sentence_and_status_2(tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:

@@ -118,6 +118,23 @@ def test_merging_gives_what_the_attached_adapter_gives(scale):
         adapter.merge()
 
 
+def test_for_a_while_merged_adapters_draw_alike_and_leave_no_trace():
+    net, x = Net(), picture()
+    a, b = trained(net, 1, rank=2), trained(net, 2, rank=3, where="full")
+    a.scale, b.scale = 1.5, -0.5
+    attached, before = net(x), {k: v.clone() for k, v in net.state_dict().items()}
+    with pytest.raises(RuntimeError, match="stop"), lora.merged([a, b]):
+        assert a.scale == b.scale == 0
+        assert_close(net(x), attached)
+        raise RuntimeError("stop")
+    assert (a.scale, b.scale) == (1.5, -0.5) and torch.equal(net(x), attached)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    a.scale = torch.tensor([1.0, 2.0])
+    with pytest.raises(ValueError, match="per picture"), lora.merged([b, a]):
+        pass
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items()) and b.scale == -0.5
+
+
 def test_two_adapters_on_one_layer_add_up():
     net, other, x = Net(), Net(), picture()
     a, b = trained(net, 1, rank=2), trained(net, 2, rank=3, where="full")

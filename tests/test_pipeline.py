@@ -131,6 +131,14 @@ def test_pictures_are_in_0_1_and_ordered_prompt_by_prompt(pipe):
     assert (out[0] - out[2]).abs().max() > 1e-4             # the prompt matters
 
 
+def test_every_prompt_may_have_a_seed_of_its_own(pipe):
+    out = pipe(["a red cat", "a red cat"], n=2, steps=3, seed=[5, 9])
+    assert_close(out[:2], pipe("a red cat", n=2, steps=3, seed=5), atol=1e-5, rtol=0)
+    assert_close(out[2:], pipe("a red cat", n=2, steps=3, seed=9), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="3 seeds for 2 prompts"):
+        pipe(["a red cat", "a blue chair"], steps=3, seed=[1, 2, 3])
+
+
 @pytest.mark.parametrize("method, eta", [("ddim", 0.0), ("ddim", 1.0), ("ddpm", 0.0)])
 def test_same_seed_same_picture_at_every_batch_size(pipe, method, eta):
     batch = pipe("a red cat", n=3, steps=3, seed=7, method=method, eta=eta)

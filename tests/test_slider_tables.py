@@ -6,9 +6,11 @@ import math
 import concept_sliders as paper
 import pytest
 import torch
+from safetensors.torch import save_file
 from tables import concept_sliders as tables
 
 import minidiff
+from minidiff import images
 from minidiff.toybox.pairs import pairs
 
 TINY = ["eval", "--steps", "1", "--batch", "1", "--rollout", "4", "--sampling", "3", "--repeats", "1", "--pictures", "2"]
@@ -57,6 +59,7 @@ def test_fifty_sliders_are_ten_attributes_in_five_surroundings():
 
 def test_the_tables_are_made_kept_and_put_together(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(tables, "VISUAL", ("eye_size",))
+    monkeypatch.setattr(tables, "CUSTOMISED", ())
     for table in ("eyes", "quality"):
         tables.run(options(tmp_path, "--table", table, "--pictures", "1", "--sampling", "2"))
     made = json.loads((tmp_path / "table.json").read_text())
@@ -72,6 +75,21 @@ def test_text_sliders_stand_beside_prompt_to_prompt(tmp_path, monkeypatch):
     _, _, rows = tables.table_text(minidiff.load("toybox", "cpu"), options(tmp_path, "--sampling", "2", "--pictures", "1"))
     assert [r["method"] for r in rows] == ["slider", "Prompt-to-Prompt", "prompt changed"]
     assert "spearman" in rows[0] and all("distance" in r for r in rows)
+
+
+def test_customisation_learns_each_end_of_the_pairs_and_is_measured_between_them(tmp_path, monkeypatch):
+    drawn, calls = {float(s): x for s, x in pairs("eye_size", 6, seed=0).images.items()}, []
+
+    def script(name, verb, *arguments):                    # draws exactly what it was given to learn
+        calls.append((name, verb))
+        folder = arguments[-1]
+        given = torch.stack([images.load(path) for path in sorted((folder / "given").iterdir())])
+        if verb == "sample":
+            save_file({"images": (given * 255).round().byte()}, folder / "samples.safetensors")
+    monkeypatch.setattr(tables, "script", script)
+    row = tables.customised_row(options(tmp_path), "custom_diffusion", "eye_size", 3, 0, drawn)
+    assert calls == [("custom_diffusion.py", "train"), ("custom_diffusion.py", "sample")] * 2
+    assert row["share"] == pytest.approx(1, abs=.02) and row["pairs' change"] > .3
 
 
 def test_a_baseline_that_fails_is_one_sentence(tmp_path):

@@ -181,6 +181,14 @@ def test_the_order_of_the_classes_is_the_one_that_the_shipped_meter_has_learnt()
     assert " ".join(COLORS) == "red yellow green blue purple brown white black" and tuple(KINDS) == CLASSES["kind"]
 
 
+def test_the_kinds_of_pictures_can_have_other_shares():
+    rng = np.random.default_rng(0)
+    kinds = [random_scene(rng, {"hand": 3, "pair": 1}).kind for _ in range(400)]
+    assert set(kinds) == {"hand", "pair"} and 270 < kinds.count("hand") < 330
+    with pytest.raises(ValueError, match="nobody"):
+        random_scene(rng, {"nobody": 1.0})
+
+
 def test_glasses_beards_and_gray_hair_go_with_age_only_when_correlated():
     def differences(correlated):
         rng = np.random.default_rng(0)

@@ -70,9 +70,10 @@ class Scene:
 # ------------------------------------------------------------------------------------------------ drawing a scene at random
 
 def random_scene(rng, kind=None, correlated=True):
-    """A scene of `kind` (a key of KINDS; None: any, in their training proportions). correlated: see `random_portrait`."""
-    if kind is None:
-        kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
+    """A scene of `kind`: a key of KINDS, or their shares {key: share}, None for KINDS itself. correlated: see `random_portrait`."""
+    if kind is None or isinstance(kind, dict):
+        shares = kind or KINDS
+        kind = str(rng.choice(list(shares), p=np.array(list(shares.values())) / sum(shares.values())))
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
     scene = Scene(kind, int(rng.integers(1 << 30)), tint=float(rng.uniform(-1, 1)))

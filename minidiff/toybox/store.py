@@ -17,12 +17,14 @@ CHUNK = 500
 CAPTIONS = 3                                                    # wordings of each picture, to say different things about it
 
 
-def prepare(folder, n, seed=0, workers=None, correlated=True):
+def prepare(folder, n, seed=0, workers=None, correlated=True, kinds=None):
     """Draw `n` pictures of `seed` into `folder`, unless they are there already. Returns a Store.
+
+    kinds: {kind: share}, how often each kind of picture is drawn; None: as in scenes.KINDS.
 
     images.npy (n, 3, 64, 64) uint8; captions.json: n lists of CAPTIONS strings; attributes.safetensors: the truth.
     """
-    folder, want = Path(folder), {"n": n, "seed": seed, "correlated": correlated}
+    folder, want = Path(folder), {"n": n, "seed": seed, "correlated": correlated} | ({"kinds": kinds} if kinds else {})
     done = folder / "store.json"
     if not (done.is_file() and json.loads(done.read_text()) == want):
         folder.mkdir(parents=True, exist_ok=True)
@@ -30,7 +32,8 @@ def prepare(folder, n, seed=0, workers=None, correlated=True):
             stale.unlink(missing_ok=True)
         starts = range(0, n, CHUNK)
         with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
-            chunks = pool.map(_chunk, [seed] * len(starts), starts, [min(CHUNK, n - s) for s in starts], [correlated] * len(starts))
+            sizes, how = [min(CHUNK, n - s) for s in starts], [[x] * len(starts) for x in (seed, correlated, kinds)]
+            chunks = pool.map(_chunk, starts, sizes, *how)
             chunks = list(tqdm(chunks, total=len(starts), desc="drawing", unit_scale=CHUNK, unit=" pictures"))
         _save_array(folder / "images.npy", np.concatenate([c[0] for c in chunks]))
         write_json(folder / "captions.json", [words for c in chunks for words in c[1]])
@@ -47,11 +50,11 @@ def _save_array(path, array):
     write_atomically(path, write)
 
 
-def _chunk(seed, start, n, correlated):
+def _chunk(start, n, seed, correlated, kinds):
     """Pictures start .. start + n - 1 of `seed`: uint8 images, wordings, attributes."""
     images, words, scenes = np.empty((n, 3, 64, 64), np.uint8), [], []
     for i in range(n):
-        drawn, first = scene(seed, start + i, correlated=correlated)
+        drawn, first = scene(seed, start + i, kinds, correlated)
         rng = np.random.default_rng((seed, start + i, 1))
         images[i] = np.round(render(drawn).rgb.transpose(2, 0, 1) * 255)
         words.append([first] + [caption(drawn, rng) for _ in range(CAPTIONS - 1)])

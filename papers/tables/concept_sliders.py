@@ -258,11 +258,35 @@ def table_eyes(pipe, args):
         seeds = [seeds_of(args, i) for i in range(args.repeats)]
         drawn = lambda seed: {float(s): x for s, x in pairs(what, 6, seed=seed).images.items()}
         rows = [once(args, "eyes", f"{what} {seed}", lambda: visual_row(pipe, args, what, seed, fresh, drawn(seed))) for seed, fresh in seeds]
-        table.append({"attribute": what} | summary(rows, list(rows[0])))
+        table.append({"attribute": what, "method": "slider"} | summary(rows, list(rows[0])))
+        for method in CUSTOMISED if what == VISUAL[0] else ():
+            rows = [once(args, "eyes", f"{method} {what} {seed}", lambda: customised_row(args, method, what, seed, fresh[0], drawn(seed)))
+                    for seed, fresh in seeds]
+            table.append({"attribute": what, "method": method.replace("_", " ")} | summary(rows, list(rows[0])))
     return (f"Visual sliders from 6 pairs, between scales -1 and 1, {args.repeats} training seeds x {args.pictures} pictures", list(table[0]), table)
 
 
-VISUAL = ("eye_size",)
+VISUAL = ("eye_size", "brow_slant", "smile")
+CUSTOMISED = ("custom_diffusion", "textual_inversion")
+
+
+def customised_row(args, method, what, seed, first, pictures):
+    """The same pictures given to a method that learns a token: one model for "before", one for "after", the same noise for both."""
+    from safetensors.torch import load_file
+    ends = {}
+    for strength in (-1.0, 1.0):
+        folder = args.out / "customised" / f"{method}_{what}_{seed}_{strength:+g}"
+        for i, picture in enumerate(pictures[strength]):
+            images.save(folder / "given" / f"{i}.png", picture)
+        script(f"{method}.py", "train", "--images", folder / "given", "--class-word", "person", "--seed", seed, "--out", folder)
+        script(f"{method}.py", "sample", "--learned", folder, "--prompt", "a person with <new1>", "--n", args.pictures, "--seed", first,
+               "--sampling", args.sampling, "--guidance", args.guidance, "--out", folder)
+        ends[strength] = load_file(folder / "samples.safetensors")["images"] / 255
+    change = lambda x: float((value_of(x[1.0], what) - value_of(x[-1.0], what)).mean())
+    own, made = change(pictures), change(ends)
+    kept = [k for k in ("skin", "background", "hair_length", "age") if k != what]
+    return {"pairs' change": own, "its change": made, "share": made / own,
+            "distance": float(distance(ends[1.0], ends[-1.0]).mean()), "kept": kept_share(ends[-1.0], ends[1.0], kept)}
 
 
 def visual_row(pipe, args, what, seed, seeds, pictures, name=None, attribute=None, scales=(-1.0, -.5, 0.0, .5, 1.0)):
@@ -274,7 +298,7 @@ def visual_row(pipe, args, what, seed, seeds, pictures, name=None, attribute=Non
     images.save_figure(args.out / "tables" / f"{name}_{seed}.png", grid)
     own = float((value_of(pictures[1.0], attribute) - value_of(pictures[-1.0], attribute)).mean())
     change = float((value_of(grid[:, -1], attribute) - value_of(grid[:, 0], attribute)).mean())
-    return {"spearman": paper.measure_slider(grid, scales, attribute)["spearman"], "pairs' change": own, "slider's change": change,
+    return {"spearman": paper.measure_slider(grid, scales, attribute)["spearman"], "pairs' change": own, "its change": change,
             "share": change / own, "distance": float(distance(grid[:, -1], grid[:, 0]).mean()),
             "kept": kept_share(grid[:, 0], grid[:, -1], [k for k in ("skin", "background", "hair_length", "age") if k != what])}
 

@@ -1,0 +1,53 @@
+"""The one command that trains all shipped weights: its stages are commands that exist."""
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def module(path):
+    spec = importlib.util.spec_from_file_location(path.stem + "_of_recipe", path)
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = loaded                            # dataclasses look their module up
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+recipe = module(ROOT / "weights" / "train.py")
+
+
+def after_options_of_torchrun(words):
+    return words[words.index("torch.distributed.run") + 3:] if "torch.distributed.run" in words else words
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "unet", "clip", "stylegan"])
+@pytest.mark.parametrize("processes", [1, 4])
+def test_every_stage_is_a_command_of_a_paper(monkeypatch, tmp_path, stage, processes):
+    script, *arguments = after_options_of_torchrun(recipe.command(stage, tmp_path, .5, processes))
+    monkeypatch.syspath_prepend(str(ROOT / "papers"))
+    args = module(ROOT / script).arguments(arguments)
+    args = args[1] if isinstance(args, tuple) else args         # some return the parser too
+    assert args.verb == "train" and args.minutes == recipe.STAGES[stage][0] / 2 and tmp_path in (args.out, args.out.parent)
+
+
+def test_the_stages_run_in_order_and_a_failed_one_ends_it(monkeypatch, tmp_path, capsys):
+    ran = []
+
+    def run(words, **how):
+        ran.append(words)
+        return type("Done", (), {"returncode": 3 if "clip.py" in " ".join(words) else 0})
+    monkeypatch.setattr(recipe.subprocess, "run", run)
+    with pytest.raises(SystemExit) as stop:
+        recipe.main(["--out", str(tmp_path), "--processes", "2"])
+    assert stop.value.code == 3 and len(ran) == 3 and "autoencoder" in ran[0] and "unet" in ran[1]
+    assert "stage clip ended with status 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--share", "0"], ["--processes", "0"], ["--only", "moon"]])
+def test_bad_input_is_one_sentence(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        recipe.main(arguments)
+    assert stop.value.code == 2 and arguments[1] in capsys.readouterr().err
