@@ -14,7 +14,7 @@ HOMES = {
     "Tokenizer": "tokenizer", "LearnedToken": "tokens",
     "CLIP": "clip", "CLIPText": "clip", "CLIPImage": "clip", "CheckpointError": "checkpoints",
 }
-MODULES = ("attention", "blocks", "checkpoints", "clip", "devices", "hub", "images", "info", "kandinsky",
+MODULES = ("attention", "blocks", "checkpoints", "clip", "deltas", "devices", "hub", "images", "info", "kandinsky",
            "lora", "metrics", "movq", "open_clip", "pipeline", "prior", "samplers", "schedule", "single_file", "stylegan", "tensorfile",
            "tokenizer", "tokens", "toybox", "training", "unet", "vae")
 __all__ = [*HOMES, *MODULES]

@@ -43,6 +43,20 @@ def perceptual_distance(a, b, layers):
 
 
 @torch.no_grad()
+def clip_embeddings(clip, tokenizer, inputs):
+    """Unit vectors (n, E), on the CPU, of images (n, 3, H, W) in [0, 1] or of a list of texts.
+
+    Products of pictures with pictures are papers' "image alignment" (CLIP-I), with texts their "text alignment" (CLIP-T).
+    """
+    size, weight, out = clip.config["vision_config"]["image_size"], clip.logit_scale, []
+    for i in range(0, len(inputs), 256):
+        part = inputs[i:i + 256]
+        is_pictures = isinstance(part, torch.Tensor)
+        e = clip.encode_image(clip_pixels(part.to(weight), size)) if is_pictures else clip.encode_text(tokenizer(list(part)).to(weight.device))
+        out.append(F.normalize(e.float(), dim=1).cpu())
+    return torch.cat(out)
+
+
 def clip_score(clip, tokenizer, images, texts):
     """100 x the cosine of the embeddings of each picture and of its text, (n,) in [-100, 100], on the CPU.
 
@@ -57,13 +71,7 @@ def clip_score(clip, tokenizer, images, texts):
     texts = [texts] * len(images) if isinstance(texts, str) else list(texts)
     if len(texts) != len(images):
         raise ValueError(f"{len(texts)} texts for {len(images)} pictures; give one text for each picture, or one for all")
-    size, weight = clip.config["vision_config"]["image_size"], clip.logit_scale
-    scores = []
-    for i in range(0, len(texts), 256):
-        I_e = clip.encode_image(clip_pixels(images[i:i + 256].to(weight), size))
-        T_e = clip.encode_text(tokenizer(texts[i:i + 256]).to(weight.device))
-        scores.append(100 * F.cosine_similarity(I_e.float(), T_e.float()).cpu())
-    return torch.cat(scores)
+    return 100 * (clip_embeddings(clip, tokenizer, images) * clip_embeddings(clip, tokenizer, texts)).sum(1)
 
 
 def frechet(a, b):
@@ -72,6 +80,21 @@ def frechet(a, b):
     ca, cb = torch.cov(a.T), torch.cov(b.T)
     root = torch.linalg.eigvals(ca @ cb).real.clamp(min=0).sqrt().sum()        # trace of (Ca Cb)^(1/2)
     return float((a.mean(0) - b.mean(0)).square().sum() + ca.trace() + cb.trace() - 2 * root)
+
+
+def kid(a, b):
+    """Kernel distance of two sets of feature vectors (n, d), (m, d): 0 on average for two draws from one source, however few.
+
+    The squared maximum mean discrepancy under the kernel (x . y / d + 1)^3, without bias: it may come out a little below 0.
+    Papers give it times 1000, of Inception's features; values of different features cannot be compared.
+
+    Source: Binkowski, Sutherland, Arbel, Gretton 2018, arXiv:1801.01401; what compares a vector with itself is left out.
+    """
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(f"kid compares two sets of at least 2 vectors of one width, got shapes {tuple(a.shape)} and {tuple(b.shape)}")
+    kernel = lambda x, y: (x.double() @ y.double().T / x.shape[1] + 1) ** 3
+    among = lambda k: (k.sum() - k.trace()) / (len(k) * (len(k) - 1))           # of different vectors
+    return float(among(kernel(a, a)) + among(kernel(b, b)) - 2 * kernel(a, b).mean())
 
 
 # ------------------------------------------------------------------------------------------------ tables

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from minidiff import CLIP, Tokenizer, toybox
 from minidiff.checkpoints import find
 from minidiff.images import CLIP_MEAN, CLIP_STD
-from minidiff.metrics import clip_score, frechet, markdown, mean_std, perceptual_distance, spearman
+from minidiff.metrics import clip_embeddings, clip_score, frechet, kid, markdown, mean_std, perceptual_distance, spearman
 from minidiff.toybox.meter import shipped
 
 
@@ -121,6 +121,33 @@ def test_frechet_is_zero_for_one_set_and_grows_with_shift_and_spread():
     assert frechet(a, a + 2) == pytest.approx(16, rel=1e-6)                 # 4 dimensions, each 2 away
     want = sum((v ** .5 - (9 * v) ** .5) ** 2 for v in torch.linalg.eigvalsh(torch.cov(a.double().T)).tolist())
     assert frechet(a, a.mean(0) + 3 * (a - a.mean(0))) == pytest.approx(want, rel=1e-4)
+
+
+def test_kid_agrees_with_its_definition():
+    a, b = rand(5, 3, seed=1), rand(4, 3, seed=2)
+    k = lambda x, y: float((x.double() @ y.double() / 3 + 1) ** 3)
+    want = sum(k(a[i], a[j]) for i in range(5) for j in range(5) if i != j) / 20 - 2 * sum(k(x, y) for x in a for y in b) / 20
+    want += sum(k(b[i], b[j]) for i in range(4) for j in range(4) if i != j) / 12
+    assert kid(a, b) == pytest.approx(want) == pytest.approx(kid(b, a))
+
+
+def test_kid_is_0_on_average_for_two_draws_from_one_source_and_grows_with_their_distance():
+    draw = lambda n, seed, shift=0.0: torch.randn(n, 6, generator=torch.Generator().manual_seed(seed)) + shift
+    same = torch.tensor([kid(draw(8, s), draw(30, 1000 + s)) for s in range(200)])
+    assert abs(float(same.mean())) < 3 * float(same.std()) / 200 ** .5 and (same < 0).any()
+    near, far = kid(draw(300, 1), draw(300, 2, .5)), kid(draw(300, 1), draw(300, 2, 1.0))
+    assert 5 * float(same.std()) / 200 ** .5 < near < far
+    for a, b in ((draw(1, 0), draw(5, 1)), (draw(5, 0), draw(5, 1)[:, :3])):
+        with pytest.raises(ValueError, match="at least 2 vectors of one width"):
+            kid(a, b)
+
+
+def test_clip_embeddings_are_unit_vectors_of_pictures_and_of_texts(batch):
+    folder = find("toybox") / "clip"
+    clip, tokenizer = CLIP.from_pretrained(folder, dtype=torch.float32), Tokenizer.from_pretrained(folder)
+    I_e, T_e = clip_embeddings(clip, tokenizer, batch.images[:4]), clip_embeddings(clip, tokenizer, batch.captions[:4])
+    assert_close(torch.cat([I_e, T_e]).norm(dim=1), torch.ones(8))
+    assert_close(100 * (I_e @ T_e.T).diagonal(), clip_score(clip, tokenizer, batch.images[:4], batch.captions[:4]))
 
 
 # ------------------------------------------------------------------------------------------------ tables

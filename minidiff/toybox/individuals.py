@@ -26,3 +26,5 @@ HELD_OUT = {
             dict(rgb=(0.74, 0.50, 0.28), pattern="striped", second=(0.52, 0.32, 0.16), period=0.36)),
     "moongate": (dict(radius=0.66, width=0.40, base=0.30, stones=9.0), dict(rgb=(0.66, 0.66, 0.62))),
 }
+# The word of the model's vocabulary for the class, where it does not know the name itself.
+CLASS_WORDS = {"flower": "sunflower", "moongate": "moon"}

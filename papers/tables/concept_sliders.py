@@ -83,7 +83,8 @@ OTHERS = ("skin", "hair", "hair_length", "glasses", "beard", "smile", "backgroun
 @dataclass
 class Concept:
     """block: see --help of train. attribute: what the meter reads. prompts: of the pictures. edited: a prompt -> the one that the
-    baselines get. wish: CLIP's text. kept: what should not change. start: see `sample_scales`; None is --start."""
+    baselines get. wish: CLIP's text. kept: what should not change. start: see `sample_scales`; None is --start. steps: of training;
+    None is --steps."""
     block: dict
     attribute: object
     prompts: list
@@ -91,6 +92,7 @@ class Concept:
     wish: str
     kept: tuple = ("skin", "background", "hair_length")
     start: float | None = None
+    steps: int | None = None
 
 
 def with_long_hair(prompt):
@@ -100,12 +102,13 @@ def with_long_hair(prompt):
 
 
 CONCEPTS = {
-    "age": Concept(paper.AGE, "age", FACES, lambda p: p.replace("person", "very old person"), "a very old person"),
-    "smile": Concept(block("a person", "a person, smiling", "a person, sad", 20.0), "smile", FACES, lambda p: p + ", smiling", "a person, smiling"),
+    "age": Concept(paper.AGE, "age", FACES, lambda p: p.replace("person", "very old person"), "a very old person", steps=80),
+    "smile": Concept(block("a person", "a person, smiling", "a person, sad", 1.5), "smile", FACES, lambda p: p + ", smiling", "a person, smiling",
+                     start=800.0),
     "hair": Concept(paper.HAIR, "hair_length", FACES, with_long_hair, "a person with long hair", ("skin", "background", "glasses")),
-    "weather": Concept(block("green hills", "green hills in the rain", "green hills on a sunny day", 2.0),
+    "weather": Concept(block("green hills", "green hills in the rain", "green hills on a sunny day", 1.0),
                        log_odds("weather", ["rainy"], ["sunny", "cloudy"]), PLACES, lambda p: p + " in the rain", "green hills in the rain",
-                       ("place",), 800.0),         # the sky is drawn first
+                       ("place",), 1000.0),        # the sky is drawn first
 }
 
 
@@ -127,6 +130,11 @@ def trained(pipe, args, name, seed, train, **changes):
 
 def text_slider(pipe, args, name, seed, prompt_block, **changes):
     return trained(pipe, args, name, seed, lambda pipe, args: paper.train_text_slider(pipe, [prompt_block], args), **changes)
+
+
+def concept_slider(pipe, args, concept, seed):
+    c = CONCEPTS[concept]
+    return text_slider(pipe, args, concept, seed, c.block, steps=c.steps or args.steps)
 
 
 def visual_slider(pipe, args, name, seed, pictures, **changes):
@@ -202,10 +210,10 @@ def table_text(pipe, args):
             ["concept", "method", *columns[:4], "distance / change", *columns[4:]], table)
 
 
-def text_row(pipe, args, clip, concept, seed, seeds, scales=(-2.0, -1.0, 0.0, 1.0, 2.0, 4.0)):
+def text_row(pipe, args, clip, concept, seed, seeds, scales=(-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0)):
     """One training seed of one concept: {method: numbers}."""
     c = CONCEPTS[concept]
-    slider = text_slider(pipe, args, concept, seed, c.block)
+    slider = concept_slider(pipe, args, concept, seed)
     pictures = pictures_of(pipe, args, slider, c.prompts, scales, seeds, start=c.start or args.start)
     slider.detach()
     images.save_figure(args.out / "tables" / f"{concept}_{seed}.png", pictures, column_labels=[f"{s:+g}" for s in scales])
@@ -218,7 +226,7 @@ def text_row(pipe, args, clip, concept, seed, seeds, scales=(-2.0, -1.0, 0.0, 1.
         return {"change": float((value_of(after, c.attribute) - value_of(before, c.attribute)).mean()),
                 "delta CLIP": float((clip_score(*clip, after, c.wish) - clip_score(*clip, before, c.wish)).mean()),
                 "distance": float(distance(after, before).mean()), "kept": kept_share(before, after, c.kept)}
-    curve, theirs = [judged(pictures[:, 2], pictures[:, i]) for i in (2, 3, 4, 5)], judged(source, edits)
+    curve, theirs = [judged(pictures[:, 2], pictures[:, i]) for i in range(2, len(scales))], judged(source, edits)
     equal = at_equal([p["change"] for p in curve], [p["distance"] for p in curve], theirs["change"])
     rho = paper.measure_slider(pictures[:, :5], scales[:5], c.attribute, c.kept)["spearman"]
     return {"slider": curve[2] | {"spearman": rho, "distance at P2P's change": equal},                     # curve[2] is scale 2
@@ -289,25 +297,26 @@ def customised_row(args, method, what, seed, first, pictures):
             "distance": float(distance(ends[1.0], ends[-1.0]).mean()), "kept": kept_share(ends[-1.0], ends[1.0], kept)}
 
 
-def visual_row(pipe, args, what, seed, seeds, pictures, name=None, attribute=None, scales=(-1.0, -.5, 0.0, .5, 1.0)):
+def visual_row(pipe, args, what, seed, seeds, pictures, name=None, start=None, scales=(-1.0, -.5, 0.0, .5, 1.0), **training):
     """Train a visual slider on {strength: pictures}; how much of the pairs' own change it makes, and what else it changes."""
-    name, attribute = name or what, attribute or what
-    slider = visual_slider(pipe, args, name, seed, pictures)
-    grid = pictures_of(pipe, args, slider, FACES, scales, seeds)
+    name = name or what
+    slider = visual_slider(pipe, args, name, seed, pictures, **training)
+    grid = pictures_of(pipe, args, slider, FACES, scales, seeds, start=start or args.start)
     slider.detach()
     images.save_figure(args.out / "tables" / f"{name}_{seed}.png", grid)
-    own = float((value_of(pictures[1.0], attribute) - value_of(pictures[-1.0], attribute)).mean())
-    change = float((value_of(grid[:, -1], attribute) - value_of(grid[:, 0], attribute)).mean())
-    return {"spearman": paper.measure_slider(grid, scales, attribute)["spearman"], "pairs' change": own, "its change": change,
+    own = float((value_of(pictures[1.0], what) - value_of(pictures[-1.0], what)).mean())
+    change = float((value_of(grid[:, -1], what) - value_of(grid[:, 0], what)).mean())
+    return {"spearman": paper.measure_slider(grid, scales, what)["spearman"], "pairs' change": own, "its change": change,
             "share": change / own, "distance": float(distance(grid[:, -1], grid[:, 0]).mean()),
             "kept": kept_share(grid[:, 0], grid[:, -1], [k for k in ("skin", "background", "hair_length", "age") if k != what])}
 
 
 def table_gan(pipe, args):
     table = []
-    for what, attribute in GAN_ATTRIBUTES.items():
+    for what in GAN_ATTRIBUTES:
+        how = {"name": f"gan_{what}", "start": 1000, "lr": 3 * args.lr}            # its people stand elsewhere: not only the details differ
         seeds = [seeds_of(args, i) for i in range(args.repeats)]
-        rows = [once(args, "gan", f"{what} {seed}", lambda: visual_row(pipe, args, what, seed, fresh, gan_pairs(pipe, args, what, seed), f"gan_{what}", attribute))
+        rows = [once(args, "gan", f"{what} {seed}", lambda: visual_row(pipe, args, what, seed, fresh, gan_pairs(pipe, args, what, seed), **how))
                 for seed, fresh in seeds]
         table.append({"attribute": what} | summary(rows, list(rows[0])))
     return (f"Visual sliders from 12 pairs of a GAN, one style channel moved, {args.repeats} training seeds x {args.pictures} pictures",
@@ -322,13 +331,13 @@ def gan_pairs(pipe, args, what, seed):
     return paper.read_pairs(folder, pipe.sample_size * pipe.factor)
 
 
-GAN_ATTRIBUTES = {"glasses": log_odds("glasses", ["yes"], ["no"]), "hair_length": "hair_length"}
+GAN_ATTRIBUTES = ("eye_size", "hair_length")
 
 
 # ------------------------------------------------------------------------------------------------ Table 3
 
 WITHOUT = paper.AGE | {"preserve": [], "eta": paper.AGE["eta"] * len(paper.AGE["preserve"])}      # equal strength
-ABLATIONS = {"full method": ("age", paper.AGE, {}), "without preserved concepts": ("age_without", WITHOUT, {}),
+ABLATIONS = {"full method": ("age_full", paper.AGE, {}), "without preserved concepts": ("age_without", WITHOUT, {}),
              "without low rank": ("age_full_rank", paper.AGE, {"rank": 1000, "alpha": 40.0})}    # every layer at its full rank
 
 
@@ -384,7 +393,7 @@ def fifty(pipe, args):
 
 def table_compose(pipe, args):
     def two_row(seed, seeds):
-        two = [text_slider(pipe, args, name, seed, CONCEPTS[name].block) for name in ("age", "hair")]
+        two = [concept_slider(pipe, args, name, seed) for name in ("age", "hair")]
         grid = pictures_of(pipe, args, two, FACES, [(0, 0), (1.5, 0), (0, 1.5), (1.5, 1.5)], seeds)
         for slider in two:
             slider.detach()

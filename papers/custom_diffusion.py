@@ -1,0 +1,690 @@
+"""Custom Diffusion: "Multi-Concept Customization of Text-to-Image Diffusion". Kumari, Zhang, Zhang, Shechtman, Zhu, CVPR 2023,
+arXiv:2212.04488v2.
+
+Learn one particular cat from a few pictures: only the keys and values of cross-attention move, and one new word. Several such
+concepts are learned together, or learned apart and merged in closed form.
+
+    paper           code               meaning                                                        shape
+    --------------  -----------------  -------------------------------------------------------------  ---------------------
+    V*              concept.token      the new word, "<new1>"; its row in the text encoder's table     learned.rows (n, D)
+    W^k, W^v        trained            projections of the text to keys and values, every attn2         (o, d) each
+    c               context            states of the text                                             (B, L, d)
+    x_t, eps        z_t, eps           noisy latents, and the noise in them                           (B, C, h, w)
+    m               mask               where a shrunken picture is, in latents                        (B, 1, h, w)
+    Sec. 3.2        resized            pictures drawn smaller or larger, and said to be so
+    Delta_l         rate_of_change     || theta' - theta || / || theta || of each layer (Fig. 3)       float
+    W_0; W_1 ..     W_0, W             pretrained; fine-tuned on one concept                          (o, d)
+    C, V            C, V               text of the concepts' words; what their W make of it           (s, d), (o, s)
+    C_reg           C_reg              text of many captions, a row for each token                    (s_reg, d)
+    W, hat          merged             all concepts in one W (Sec. 3.2, App. B)                        (o, d)
+
+Where the paper and the authors' code differ, this file follows
+  * the paper: pictures of the concept and of its class weigh the same. (In their later script the first weigh four times as much.)
+  * the paper: every new word is trained. (There, with several words, the last one is not.)
+  * their code: a third of the pictures zoomed in, size words in front, pictures from 0.6 of the size on left as they are.
+  * their code: the loss of a masked picture is a mean over what the mask lets through; here also over the latent channels, so that
+    the number is comparable with other losses (theirs is four times that).
+  * neither: in the merge only the new word and what follows it are held to the concepts; "a photo of a" is left to the captions.
+Differs from both
+  * No weight decay: it would pull W towards 0, not W_0, and with it every row of a table that is a parameter. Here the other rows
+    are a buffer, which nothing moves.
+  * Learning rates are for toybox, whose UNet is a hundred times smaller: 2e-3 for W, 5e-3 for V* (paper: 8e-5 for both). Over the
+    last half of the steps they fall to 0 (paper: constant).
+  * Prompts are "a photo of a <new1> cat" (paper: "photo of a ..."), and on toybox, which has never read "far away" or "close up",
+    a small cat is "a small <new1> cat" and a large one "a large ...". There sizes also change less (2/3 to 1.2 in place of 1/3 to
+    1.4): a third of 64 pixels is five latents. Which of the two is done depends on whether the tokenizer knows the words.
+  * Class pictures are drawn by toybox with its own captions, in place of 200 pictures of LAION-400M.
+  * No word of toybox is rare. V* starts at the row of a letter that no caption contains.
+  * On toybox the moongate's class word is "moon" and the flower's "sunflower": the model knows no others.
+
+Cost    the demonstration takes 150 seconds of CPU time, on one thread and in float32; 0.66 MB are stored.
+Run     python papers/custom_diffusion.py                                        learns a cat of toybox and draws it in new scenes
+        python papers/custom_diffusion.py train --images DIR --class-word cat --model PATH --steps 250 --lr 8e-5 --token-lr 8e-5
+        python papers/custom_diffusion.py train --concept cat --concept chair --out both             two concepts, jointly
+        python papers/custom_diffusion.py sample --learned cat chair --prompt "a <new1> cat next to a <new2> chair"     merged
+        python papers/custom_diffusion.py merge --learned cat chair --out FOLDER
+        python papers/custom_diffusion.py export --learned cat --layout lora --ratio 0.6 --out FOLDER   for other programs
+        python papers/custom_diffusion.py analyze                                rate of change and compression: see papers/tables/
+        python papers/custom_diffusion.py eval --table main                      the paper's tables: see papers/tables/
+"""
+import argparse
+import json
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from tqdm import trange
+
+import minidiff
+from minidiff import deltas, devices, images, tokens, toybox
+from minidiff.attention import TextKV
+from minidiff.checkpoints import find, write_json, write_tensors
+from minidiff.clip import CLIP
+from minidiff.deltas import Delta
+from minidiff.metrics import clip_embeddings, markdown
+from minidiff.toybox.captions import caption
+from minidiff.toybox.individuals import CLASS_WORDS, HELD_OUT
+from minidiff.toybox.scenes import MEMBERS, random_scene, random_thing
+
+PROMPT = "a photo of a {}"
+STEPS = 400
+RARE = ("ktn", "pll", "ucd</w>")                                 # of CLIP's vocabulary, in the authors' code
+# Sizes of Sec. 3.2, of the picture's side: the smallest; below which it is pasted; zoomed in, from and to. And what prompts then say.
+SIZES = (1 / 3, .6, 1.2, 1.4)                                    # their code
+SAYS = {"far": ("a far away photo of a {}", "a very small photo of a {}"), "": (PROMPT,),
+        "near": ("a zoomed in photo of a {}", "a close up photo of a {}")}
+TOYBOX_SIZES = (2 / 3, .8, 1.05, 1.2)
+TOYBOX_SAYS = {"far": ("a photo of a small {}",), "": (PROMPT,), "near": ("a photo of a large {}",)}
+
+
+@dataclass
+class Concept:
+    """What is learned: a new word, the word of its class, pictures (n, 3, S, S) in [0, 1]."""
+    token: str
+    class_word: str
+    pictures: torch.Tensor
+
+    @property
+    def name(self):
+        return f"{self.token} {self.class_word}"
+
+
+# ------------------------------------------------------------------------------------------------ Sec. 3.1: what is trained
+
+TRAINED = {"kv": (".attn2.to_k.", ".attn2.to_v."), "crossattn": (".attn2.",), "all": ("",)}
+
+
+def trainable(unet, what="kv"):
+    """{name: parameter} of what is fine-tuned, everything else frozen. kv: W^k and W^v; the other two are for comparison."""
+    unet.requires_grad_(False)
+    return {name: p.requires_grad_(True) for name, p in unet.named_parameters() if any(part in name for part in TRAINED[what])}
+
+
+def start_detached(kv):
+    """The same keys and values, but no gradient through the start token, which all prompts share. Source: Appendix E."""
+    cut = lambda x: torch.cat([x[:, :, :1].detach(), x[:, :, 1:]], dim=2)                               # (B, h, L, d)
+    return TextKV({layer: (cut(k), cut(v)) for layer, (k, v) in kv.pairs.items()}, kv.vector)
+
+
+def rare_tokens(tokenizer, captions, least=5, most=10):
+    """Ids of the symbols that captions use `least` to `most` times, made of letters only, and in no longer symbol. Source: App. E.
+
+    The paper counts 200,000 captions of LAION-400M.
+    """
+    counts = Counter(i for words in captions for i in tokenizer.encode(words))
+    name = lambda symbol: symbol.removesuffix("</w>")
+    every = "\n".join({name(symbol) for symbol in tokenizer.vocab} - set(tokenizer.names.values()))
+    is_rare = lambda symbol, i: least <= counts[i] <= most and name(symbol).isascii() and name(symbol).islower() and name(symbol).isalpha()
+    return [i for symbol, i in tokenizer.vocab.items() if is_rare(symbol, i) and every.count(name(symbol)) == 1]
+
+
+def start_rows(pipe, n, args):
+    """Where the rows of n new words start: list of (D,)."""
+    table = tokens.table_of(pipe.text_encoder).detach()
+    if args.token_init == "random":
+        generator = torch.Generator().manual_seed(args.seed + 1)
+        return [(torch.randn(table.shape[1], generator=generator) * table.float().std().cpu()).to(table) for _ in range(n)]
+    ids = [pipe.tokenizer.vocab[symbol] for symbol in RARE if symbol in pipe.tokenizer.vocab]
+    if args.captions or len(ids) < n:
+        ids = rare_tokens(pipe.tokenizer, corpus(args, 200_000 if args.captions else 200), *((5, 10) if args.captions else (0, 0)))
+    taken = set(pipe.tokenizer.added)                           # of --start-from: those have used the first ones
+    if len(ids) < n + len(taken):
+        raise ValueError(f"{len(ids)} rare tokens for {n + len(taken)} words; use --token-init random, or other --captions")
+    return [table[i] for i in ids[len(taken):len(taken) + n]]
+
+
+# ------------------------------------------------------------------------------------------------ Sec. 3.2: pictures and loss
+
+def resized(picture, factor, sizes, generator):
+    """The picture (3, S, S) smaller on a grey canvas, as it is, or zoomed in; where it counts (1, h, w); and "far", "", "near".
+
+    factor: pixels per latent. sizes: see SIZES. The mask leaves out the outermost latents of a small picture, which also see the canvas.
+    """
+    draw = lambda low, high: int(torch.randint(int(low), max(int(high), int(low) + 1), (), generator=generator))
+    S, everywhere = picture.shape[-1], torch.ones(1, *(side // factor for side in picture.shape[-2:]))
+    smallest, pasted, closer, closest = (size * S for size in sizes)
+    if draw(0, 3) == 0:
+        r = draw(closer, closest) // 2 * 2
+        y, x = draw(0, r - S + 1), draw(0, r - S + 1)
+        return scaled(picture, r)[:, y:y + S, x:x + S], everywhere, "near"
+    r = draw(smallest, S + 1) // 2 * 2
+    if r >= pasted:
+        return picture, everywhere, ""
+    y, x = draw(0, S - r + 1), draw(0, S - r + 1)
+    canvas, mask = torch.full_like(picture, .5), torch.zeros_like(everywhere)
+    canvas[:, y:y + r, x:x + r] = scaled(picture, r)
+    within = lambda start: slice(-(-start // factor) + 1, (start + r) // factor - 1)
+    mask[:, within(y), within(x)] = 1
+    return canvas, mask, "far"
+
+
+def scaled(picture, r):
+    return F.interpolate(picture[None], (r, r), mode="bilinear", antialias=True)[0]
+
+
+def masked_loss(e, eps, mask):
+    """Mean of (e - eps)^2 where the mask (B, 1, h, w) is 1, for each picture: (B,). All ones: the mean squared error."""
+    return (mask * (e - eps).square()).sum((1, 2, 3)) / (e.shape[1] * mask.sum((1, 2, 3)).clamp(min=1))
+
+
+def drawn_targets(pipe, concept, n, augment, generator):
+    """n pictures of the concept, augmented: latents (n, C, h, w), masks (n, 1, h, w), n prompts."""
+    rand = lambda high: int(torch.randint(high, (), generator=generator))
+    is_said = all(len(pipe.tokenizer.encode(word)) == 1 for word in "far away very small zoomed in close up".split())
+    made, (sizes, says) = [], (SIZES, SAYS) if is_said else (TOYBOX_SIZES, TOYBOX_SAYS)
+    for _ in range(n):
+        picture = concept.pictures[rand(len(concept.pictures))]
+        whole = (picture, torch.ones(1, *(side // pipe.factor for side in picture.shape[-2:])), "")
+        made.append(resized(picture.flip(-1) if rand(2) else picture, pipe.factor, sizes, generator) if augment else whole)
+    with torch.no_grad():
+        z = pipe.encode(torch.stack([picture for picture, *_ in made]))
+    prompts = [says[size][rand(len(says[size]))].format(concept.name) for *_, size in made]
+    return z, torch.stack([mask for _, mask, _ in made]).to(z), prompts
+
+
+@torch.no_grad()
+def encoded(pipe, pictures, captions):
+    """Latents (n, C, h, w) and states of the captions (n, L, D): the class's, which are frozen and computed once."""
+    z = torch.cat([pipe.encode(part) for part in pictures.split(16)])
+    return z, torch.cat([pipe.encode_prompts(captions[i:i + 16]).context for i in range(0, len(captions), 16)])
+
+
+def class_pictures(pipe, class_word, args):
+    """Pictures of the class, (n, 3, S, S), and their captions: drawn by toybox, sampled from the model, or from a folder."""
+    n, size, prompt = args.class_pictures, pipe.sample_size * pipe.factor, PROMPT.format(class_word)
+    if args.regularization == "generated":                      # Appendix E: 200 pictures, eta 1, guidance 6
+        made = [pipe([prompt], min(16, n - i), args.sampling, 6.0, args.seed + 1000 + i, eta=1.0).cpu() for i in range(0, n, 16)]
+        return torch.cat(made), [prompt] * n
+    if args.regularization == "toybox":
+        return toybox_pictures(class_word, n, args.seed, size)
+    files = sorted(p for p in Path(args.regularization).glob("*") if p.suffix.lower() in images.SUFFIXES)
+    found = images.load_folder(args.regularization, size)
+    words = [p.with_suffix(".txt") for p in files if not p.name.startswith(".")]
+    return found, [w.read_text(encoding="utf-8").strip() if w.is_file() else prompt for w in words]
+
+
+def toybox_pictures(class_word, n, seed, size=64):
+    """n photos of ordinary members of a class, or of people, each with its own caption."""
+    if class_word not in (*MEMBERS, "person"):
+        raise ValueError(f"toybox draws no {class_word!r}, only person, {', '.join(MEMBERS)}; use --regularization generated, none or a folder")
+    rng, scenes = np.random.default_rng((seed, 200)), []
+    for _ in range(n):
+        s = random_scene(rng, "portrait" if class_word == "person" else "object")
+        s.things = [random_thing(rng, class_word)] if class_word in MEMBERS else []
+        s.style, s.distortion = "photo", 0.0
+        scenes.append(s)
+    return toybox.world.draw(scenes, size=size).images, [caption(s, rng) for s in scenes]
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+def learn(pipe, concepts, args):
+    """Fine-tunes pipe's UNet and the rows of the new words, in place: one concept, or several jointly. Returns a Delta."""
+    generator = torch.Generator().manual_seed(args.seed)
+    learned = tokens.add(pipe, [c.token for c in concepts], start_rows(pipe, len(concepts), args))
+    words = [] if args.regularization == "none" else [c.class_word for c in concepts]
+    classes = [encoded(pipe, *class_pictures(pipe, word, args)) for word in words]
+    trained = trainable(pipe.unet.to(memory_format=torch.channels_last), args.train)
+    groups = [{"params": list(trained.values()), "lr": args.lr}]
+    groups += [{"params": [learned.rows], "lr": args.token_lr}] if args.token_init != "fixed" else []
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    slower = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, 2 - 2 * step / (args.steps * len(concepts))))
+    n = max(1, args.batch // len(concepts) // 2)                # of each concept, and as many of its class
+    with progress(args.steps * len(concepts), ", ".join(c.name for c in concepts), args) as bar:
+        for step in bar:
+            z, mask, prompts = zip(*(drawn_targets(pipe, c, n, not args.no_augmentation, generator) for c in concepts))
+            z, mask, text = [*z], [*mask], [pipe.encode_prompts(sum(prompts, [])).context]
+            for z_class, text_class in classes:
+                i = torch.randint(len(z_class), (n,), generator=generator).to(z_class.device)
+                z, mask, text = [*z, z_class[i]], [*mask, torch.ones_like(mask[0])], [*text, text_class[i]]
+            update(optimizer, denoising_loss(pipe, torch.cat(z), torch.cat(text), torch.cat(mask), generator), step, bar)
+            slower.step()
+    pipe.unet.requires_grad_(False)
+    tokens.freeze(pipe)
+    weights = {name: p.detach().clone(memory_format=torch.contiguous_format) for name, p in trained.items()}
+    rows = {c.token: learned.of(c.token).detach().cpu().clone() for c in concepts}
+    return Delta(weights, rows, {c.token: c.class_word for c in concepts})
+
+
+def denoising_loss(pipe, z, c, mask, generator):
+    """Mean over the batch of || eps - eps_theta(x_t, c, t) ||^2 where the mask is 1. Source: Sec. 3.1."""
+    t = torch.randint(pipe.schedule.T, (len(z),), generator=generator).to(z.device)
+    eps = torch.randn(z.shape, generator=generator).to(z.device)
+    z_t = pipe.schedule.add_noise(z, eps, t).contiguous(memory_format=torch.channels_last)
+    with devices.autocast(pipe.device):
+        prediction = pipe.unet(z_t, t, start_detached(pipe.unet.text_kv(c))).float()
+    return masked_loss(pipe.schedule.to_eps(prediction, z_t, t), eps, mask).mean()                      # Sec. 3.1
+
+
+@contextmanager
+def progress(steps, what, args):
+    """A progress bar; Ctrl-C ends the loop inside and leaves what was learned so far. args.done: steps made."""
+    bar = trange(steps, desc=f"learning {what}")
+    try:
+        yield bar
+    except KeyboardInterrupt:
+        print(f"\nstopped after {bar.n} of {steps} steps; going on with what was learned")
+    finally:
+        args.done = bar.n
+        bar.close()
+
+
+def update(optimizer, loss, step, bar):
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"the loss is {loss.item()} at step {step}; lower --lr or --token-lr")
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    bar.set_postfix(loss=f"{loss.item():.4f}")
+
+
+# ------------------------------------------------------------------------------------------------ Sec. 3.2: merging
+
+def merged(W_0, targets, P):
+    """One W for all concepts: nearest to W_0 on the captions, and exactly W_n on the words of concept n. All in float64.
+
+        min_W || W C_reg^T - W_0 C_reg^T ||_F   subject to   W C^T = V,     V = [W_1 C_1^T ... W_N C_N^T]
+
+    With a multiplier for each constraint, the derivative of the Lagrangian vanishes where (W - W_0) G = lambda^T C, with
+    G = C_reg^T C_reg. So W = W_0 + lambda^T D with D = C G^-1, and the constraint gives lambda^T = (V - W_0 C^T) (D C^T)^-1:
+
+        W = W_0 + (V - W_0 C^T) P,     P = (D C^T)^-1 D
+
+    Args:
+        W_0: (o, d). targets: [(W_n, C_n)], (o, d) and (s_n, d) each. P: (s, d), see `projector`; the same for all layers.
+    """
+    C = torch.cat([C_n for _, C_n in targets]).double()
+    V = torch.cat([W_n.double() @ C_n.double().T for W_n, C_n in targets], dim=1)                        # (o, s)
+    return W_0.double() + (V - W_0.double() @ C.T) @ P                                                  # Sec. 3.2
+
+
+def projector(C, C_reg, most=1e13):
+    """P of `merged`, (s, d) float64. ValueError where the captions, or the words, do not determine it."""
+    C, C_reg = C.double(), C_reg.double()
+    if len(C_reg) < C_reg.shape[1]:
+        raise ValueError(f"the captions make {len(C_reg)} rows of text, at least {C_reg.shape[1]} are needed, or a change "
+                         "could hide where no caption looks; give more captions (--captions, the paper: 1000)")
+    G = C_reg.T @ C_reg
+    if (condition := float(torch.linalg.cond(G))) > most:
+        raise ValueError(f"the captions do not tell all directions of the text apart (condition {condition:.0e}, at most {most:.0e}); "
+                         "give more and more varied captions (--captions)")
+    D = torch.linalg.solve(G, C.T).T
+    if (condition := float(torch.linalg.cond(D @ C.T))) > most:
+        raise ValueError(f"the words of these concepts are too alike to be told apart (condition {condition:.0e}); were they learned with "
+                         "different --token?")
+    return torch.linalg.solve(D @ C.T, D)
+
+
+@torch.no_grad()
+def merge(pipe, learned, captions):
+    """Delta of several, learned apart, and numbers about it; puts it, and all the words, into pipe. Source: Sec. 3.2, App. B."""
+    names = list(learned[0].weights)
+    odd = [name for d in learned for name in d.weights if name not in names or not any(part in name for part in TRAINED["kv"])]
+    if odd or any(len(d.weights) != len(names) for d in learned):
+        raise ValueError(f"only changes of all keys and values can be merged{f', not {odd[0]}' if odd else ''}; train with --train kv")
+    words = Counter(word for d in learned for word in d.rows)
+    if max(words.values()) > 1:
+        raise ValueError(f"two of these have learned the word {words.most_common(1)[0][0]}; train one of them with another --token")
+    for d in learned:
+        Delta({}, d.rows).apply(pipe)
+    text = [target_rows(pipe, d).cpu() for d in learned]                                                # C_n
+    C_reg, full = caption_rows(pipe, captions).cpu(), [d.full(pipe.unet) for d in learned]
+    began = time.monotonic()
+    P, own, weights, errors, drifts = projector(torch.cat(text), C_reg), pipe.unet.state_dict(), {}, [], []
+    for name in names:
+        W_0, targets = own[name].cpu(), [(w[name].cpu(), C_n) for w, C_n in zip(full, text)]
+        W = merged(W_0, targets, P)
+        errors += [float((W @ C_n.double().T - W_n.double() @ C_n.double().T).norm() / (W_n.double() @ C_n.double().T).norm())
+                   for W_n, C_n in targets]
+        drifts.append(float(((W - W_0) @ C_reg.double().T).norm() / (W_0.double() @ C_reg.double().T).norm()))
+        weights[name] = W.float()
+    Delta(weights).apply(pipe)
+    together = lambda part: {k: v for d in learned for k, v in getattr(d, part).items()}
+    numbers = {"constraint_error": max(errors), "drift_on_captions": max(drifts), "seconds": time.monotonic() - began,
+               "rows_of_words": sum(map(len, text)), "rows_of_captions": len(C_reg)}
+    return Delta(weights, together("rows"), together("classes")), numbers
+
+
+def target_rows(pipe, delta):
+    """C of what one training has learned, (s, d): each new word and what follows it, up to the end token, in two prompts."""
+    rows = []
+    for word in delta.rows:
+        name = f"{word} {delta.classes.get(word, '')}".strip()
+        prompts = [name, PROMPT.format(name)]
+        for ids, c in zip(pipe.tokenizer(prompts).tolist(), pipe.encode_prompts(prompts).context):
+            rows.append(c[ids.index(pipe.tokenizer.added[word]):ids.index(pipe.tokenizer.eos) + 1])
+    return torch.cat(rows)
+
+
+def caption_rows(pipe, captions):
+    """C_reg: states of the captions' tokens, without start and padding, (s_reg, d)."""
+    rows = []
+    for i in range(0, len(captions), 64):
+        ids, c = pipe.tokenizer(captions[i:i + 64]), pipe.encode_prompts(captions[i:i + 64]).context
+        is_end = (ids == pipe.tokenizer.eos).to(c.device)
+        counts = (is_end.cumsum(1) - is_end.long() == 0)[:, 1:]                                         # up to the first end token
+        rows.append(c[:, 1:][counts])
+    return torch.cat(rows)
+
+
+def corpus(args, n=1000):
+    """Captions of many other things: the first n lines of --captions, or toybox's."""
+    if not args.captions and args.model != "toybox":
+        raise ValueError("--captions FILE is needed for this model: about 1000 captions of any pictures, one per line")
+    if not args.captions:
+        return toybox_captions(n)
+    try:
+        return [line.strip() for line in Path(args.captions).read_text(encoding="utf-8").splitlines() if line.strip()][:n]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read the captions {args.captions}: {getattr(error, 'strerror', None) or error}") from error
+
+
+@lru_cache
+def toybox_captions(n):
+    return [toybox.scene(5, i)[1] for i in range(n)]
+
+
+# ------------------------------------------------------------------------------------------------ Sec. 3.1, Fig. 3; App. C: analysis
+
+def rate_of_change(before, after):
+    """{group: mean over its layers of || theta' - theta || / || theta ||}, of matrices and convolutions. Source: Fig. 3."""
+    rates = {"cross-attention": [], "self-attention": [], "the rest": []}
+    for name, theta in before.items():
+        if theta.ndim > 1:
+            group = "cross-attention" if ".attn2." in name else "self-attention" if ".attn1." in name else "the rest"
+            rates[group].append(float((after[name] - theta).norm() / theta.norm()))                     # Delta_l
+    return {group: sum(v) / len(v) for group, v in rates.items() if v}
+
+
+@torch.no_grad()
+def attention_maps(pipe, prompt, words, seed, sampling, guidance):
+    """A picture (3, H, W), and where the words look while it is drawn, (len(words), 3, H, W) grey, each up to its maximum."""
+    ids, sums = pipe.tokenizer([prompt])[0].tolist(), []
+    places = [ids.index(pipe.tokenizer.encode(word)[0]) for word in words]
+
+    def look(maps):
+        mean = maps.chunk(2)[-1].mean((0, 1))[:, places]                                                # (N, words), with the prompt
+        side = round(len(mean) ** .5)
+        sums.append(F.interpolate(rearrange(mean, "(y x) w -> 1 w y x", y=side), (pipe.sample_size,) * 2, mode="bilinear"))
+        return maps
+    layers = pipe.unet.cross_attentions().values()
+    try:
+        for layer in layers:
+            layer.control = look
+        picture = pipe([prompt], 1, sampling, guidance, seed)
+    finally:
+        for layer in layers:
+            layer.control = None
+    total = F.interpolate(torch.stack(sums).float().mean(0), picture.shape[-2:], mode="bilinear")[0]
+    return picture[0].cpu(), (total / total.amax((1, 2), keepdim=True))[:, None].repeat(1, 3, 1, 1).cpu()
+
+
+@torch.no_grad()
+def image_alignment(pictures, given):
+    """Mean cosine of toybox CLIP's embeddings over all pairs of a picture and a given one. Source: Sec. 4."""
+    folder = find("toybox") / "clip"
+    clip = CLIP.from_pretrained(folder, "cpu", torch.float32)
+    a, b = (clip_embeddings(clip, None, x.cpu()) for x in (pictures, given))
+    return float((a @ b.T).mean())
+
+
+# ------------------------------------------------------------------------------------------------ what was learned, in a folder
+
+def save_learned(folder, delta, args, metrics):
+    """delta.safetensors, each new word as a textual inversion of its own, metrics.json."""
+    deltas.write(folder / "delta.safetensors", delta, None)
+    for word, rows in delta.rows.items():
+        tokens.save(folder / f"{plain(word)}.safetensors", word, rows)
+    size = (folder / "delta.safetensors").stat().st_size
+    write_json(folder / "metrics.json", metrics | {"bytes": size, "numbers": delta.numbers, "device": str(args.device)})
+
+
+def plain(word):
+    """A name for a file: "<new1>" -> "new1"."""
+    return "".join(letter for letter in word if letter.isalnum() or letter in "-_") or "token"
+
+
+def read_learned(folders, unet):
+    """The Deltas in folders of `train`, or in files of any layout."""
+    paths = [Path(f) / "delta.safetensors" if Path(f).is_dir() else Path(f) for f in folders]
+    return [deltas.read(path, unet) for path in paths]
+
+
+def use(pipe, args):
+    """Puts what is in --learned into pipe, several merged. Returns the Delta, and numbers about the merge."""
+    learned = read_learned(args.learned, pipe.unet)
+    if len(learned) > 1:
+        return merge(pipe, learned, corpus(args))
+    learned[0].apply(pipe)
+    return learned[0], {}
+
+
+def concepts_of(args, size, taken=0):
+    """The Concepts of --concept, and of --images, --class-word; words of --token, or <new1>, <new2>, ... after those taken."""
+    named = [(CLASS_WORDS.get(name, name), toybox.held_out(name, 5, 0, size).images) for name in args.concept]
+    if len(args.images) != len(args.class_word):
+        raise ValueError(f"{len(args.images)} --images and {len(args.class_word)} --class-word; give one of each for every concept")
+    named += [(word, images.load_folder(folder, size)) for folder, word in zip(args.images, args.class_word)]
+    words = args.token or [f"<new{taken + i + 1}>" for i in range(len(named))]
+    if len(words) != len(named) or len(set(words)) < len(words):
+        raise ValueError(f"{len(words)} --token for {len(named)} concepts; give a different one for each, or none at all")
+    return [Concept(token, word, pictures) for token, (word, pictures) in zip(words, named)]
+
+
+def load(args):
+    """The model; fills in --regularization and --device, which depend on it."""
+    pipe = minidiff.load(args.model, args.device)
+    if hasattr(pipe, "text_encoder_2") or not hasattr(pipe, "text_encoder"):
+        raise ValueError(f"{args.model} is a {type(pipe).__name__}, which cannot be customised here; use a Stable Diffusion 1 or 2, or toybox")
+    args.device = pipe.device
+    if args.verb in (None, "train", "analyze"):
+        args.regularization = args.regularization or ("toybox" if args.model == "toybox" else "generated")
+    return pipe
+
+
+def train(pipe, args):
+    """Learns what the options say, on top of --start-from, in pipe. Returns the concepts, the Delta and metrics."""
+    began, earlier = time.monotonic(), Delta({})
+    if args.start_from:
+        earlier, = read_learned([args.start_from], pipe.unet)
+        earlier.apply(pipe)
+    concepts = concepts_of(args, pipe.sample_size * pipe.factor, len(earlier.rows))
+    delta = learn(pipe, concepts, args)
+    now = pipe.unet.state_dict()
+    kept = {name: now[name].clone() for name in earlier.weights if name not in delta.weights}
+    delta = Delta(delta.weights | kept, earlier.rows | delta.rows, earlier.classes | delta.classes)
+    return concepts, delta, {"seconds": time.monotonic() - began, "steps": args.done}
+
+
+# ------------------------------------------------------------------------------------------------ command line
+
+def demonstrate(args):
+    """Learns one concept; draws it in new scenes and the plain class, before and after, and where its words look."""
+    began = time.monotonic()
+    pipe = load(args)
+    if pipe.sample_size != 16 or len(args.concept) != 1 or args.images:
+        raise ValueError("the demonstration learns one --concept of toybox, with a toybox model; use the verbs train and sample for others")
+    concept, = concepts_of(args, 64)
+    many = lambda: pipe([s.format(f"a {word}") for s in SCENES], 1, args.sampling, args.guidance, args.seed).cpu()
+    plain_class = lambda: pipe([PROMPT.format(concept.class_word)], len(SCENES), args.sampling, args.guidance, args.seed).cpu()
+    word = concept.class_word
+    before = many(), plain_class()
+    _, delta, metrics = train(pipe, args)
+    save_learned(args.out, delta, args, metrics)
+    word = concept.name
+    after = many(), plain_class()
+    other = "table" if concept.class_word == "chair" else "chair"
+    words = [concept.token, concept.class_word, "red", other]
+    picture, maps = attention_maps(pipe, f"a {word} next to a red {other}", words, args.seed + 1, args.sampling, args.guidance)
+    rows = [concept.pictures, before[0], after[0], before[1], after[1], torch.cat([picture[None], maps])]
+    rows = [torch.cat([row, torch.ones(5 - len(row), 3, 64, 64)]) for row in rows]
+    labels = ["given", f"a {concept.class_word}, before", f"a {concept.name}", f"plain {concept.class_word}, before", "the same, after",
+              "where look: " + ", ".join(words)]
+    images.save_figure(args.out / "figure.png", torch.stack(rows), labels, [""] * 5, f"{concept.name}, learned from these")
+    read = lambda x: float((toybox.measure(x)["member"] == list(MEMBERS).index(concept.class_word)).double().mean())
+    metrics |= {"seconds": time.monotonic() - began, "image_alignment": image_alignment(after[0], concept.pictures),
+                "image_alignment_before": image_alignment(before[0], concept.pictures),
+                "class_kept": read(after[1]), "class_before": read(before[1])}
+    save_learned(args.out, delta, args, metrics)
+    table = [{"": "new scenes: image alignment", "before": metrics["image_alignment_before"], "after": metrics["image_alignment"]},
+             {"": f"plain: is a {concept.class_word}", "before": metrics["class_before"], "after": metrics["class_kept"]}]
+    print(markdown(table, ["", "before", "after"]) + f"{metrics['steps']} steps, {metrics['seconds']:.0f} s, {delta.nbytes / 1e6:.2f} MB")
+    print(f"written to {args.out}: figure.png, delta.safetensors, {plain(concept.token)}.safetensors, metrics.json")
+
+
+def train_command(args):
+    _, delta, metrics = train(load(args), args)
+    save_learned(args.out, delta, args, metrics)
+    print(f"{metrics['steps']} steps, {metrics['seconds']:.0f} s; written: {args.out / 'delta.safetensors'}, {delta.nbytes / 1e6:.2f} MB")
+
+
+def sample_command(args):
+    prompts = read_prompts(args.prompts) if args.prompts else [args.prompt]
+    pipe = load(args)
+    use(pipe, args)
+    parts = [pipe(prompts[i:i + 8], args.n, args.sampling, args.guidance, args.seed).cpu() for i in range(0, len(prompts), 8)]
+    pictures = torch.cat(parts)
+    write_tensors(args.out / "samples.safetensors", {"images": (pictures.clamp(0, 1) * 255).round().byte()})
+    images.save(args.out / "samples.png", images.grid(pictures, args.n, row_labels=prompts, scale=2 if pictures.shape[-1] < 128 else 1))
+    print(f"written to {args.out}: samples.safetensors, samples.png, {len(pictures)} pictures")
+
+
+def read_prompts(path):
+    try:
+        prompts = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read the prompts {path}: {getattr(error, 'strerror', None) or error}") from error
+    if not isinstance(prompts, list) or not prompts or not all(isinstance(p, str) for p in prompts):
+        raise ValueError(f"{path} must hold a list of prompts, such as [\"a <new1> cat in the snow\"]")
+    return prompts
+
+
+def merge_command(args):
+    if len(args.learned) < 2:
+        raise ValueError("merge needs two or more folders after --learned")
+    delta, numbers = use(load(args), args)
+    save_learned(args.out, delta, args, numbers)
+    print("  ".join(f"{name} {value:.3g}" for name, value in numbers.items()))
+    print(f"written: {args.out / 'delta.safetensors'}")
+
+
+def export_command(args):
+    pipe = load(args)
+    delta, = read_learned(args.learned[:1], pipe.unet)
+    if len(args.learned) > 1:
+        raise ValueError("export takes one folder; merge several first")
+    if args.layout.startswith("lora"):
+        path = args.out / "lora.safetensors"
+        delta.lora(pipe.unet, args.ratio).save(path, "diffusers" if args.layout == "lora-diffusers" else "kohya")
+    else:
+        path = args.out / {"adobe": "delta.bin", "compvis": "delta.ckpt", "diffusers": "pytorch_custom_diffusion_weights.bin",
+                           "minidiff": "delta.safetensors"}[args.layout]
+        deltas.write(path, delta if args.ratio == 1 else delta.compressed(pipe.unet, args.ratio), pipe.unet, args.layout)
+    for word, rows in delta.rows.items():
+        tokens.save(args.out / f"{plain(word)}.safetensors", word, rows)
+    print(f"written: {path}, {path.stat().st_size / 1e6:.2f} MB, and {', '.join(f'{plain(w)}.safetensors' for w in delta.rows)}")
+
+
+def analyze(args):
+    from tables import customization_analysis
+    customization_analysis.run(args)
+
+
+def evaluate(args):
+    from tables import custom_diffusion as tables           # long, and no part of the method
+    tables.run(args)
+
+
+SCENES = ["{} in the snow", "{} at the beach", "{} in a room", "a watercolor of {}", "{} next to a red chair"]
+DEFAULTS = {"kv": (2e-3, 5e-3), "crossattn": (1e-3, 5e-3), "all": (2e-4, 5e-3)}                # learning rates of W, of V*
+
+
+def arguments(argv=None):
+    common = argparse.ArgumentParser(add_help=False)
+    add = lambda *names, **how: common.add_argument(*names, **how)
+    add("--model", default="toybox", help="toybox, a folder in diffusers' layout, or one .safetensors file")
+    add("--out", type=Path, default=Path("outputs/custom_diffusion"), help="where results go")
+    add("--device", default=None, help="cpu, cuda (default: a GPU if there is one)")
+    add("--seed", type=int, default=0, help="of training and of the first picture")
+    add("--sampling", type=int, default=25, help="steps of a picture (paper: 200, 50 are enough)")
+    add("--guidance", type=float, default=5.0, help="classifier-free guidance (paper: 6)")
+    add("--n", type=int, default=4, help="pictures of each prompt")
+    add("--captions", help="text file with a caption per line, about 1000: for merging, and for rare tokens (default: toybox's)")
+    learning = argparse.ArgumentParser(add_help=False)
+    add = lambda *names, **how: learning.add_argument(*names, **how)
+    add("--concept", action="append", choices=list(HELD_OUT), help="one of toybox's, which no training picture shows; again for several")
+    add("--images", action="append", default=[], metavar="DIR", help="folder of your own pictures, 3 to 20; again for several")
+    add("--class-word", action="append", default=[], help="what they show, in a word, such as cat: one for each --images")
+    add("--token", action="append", help="the new word, one for each concept (default: <new1>, <new2> ...)")
+    add("--steps", type=int, default=STEPS, help="optimiser steps for each concept (paper: 250)")
+    add("--batch", type=int, default=8, help="pictures in a step, half of them of the class (paper: 8)")
+    add("--lr", type=float, help=f"learning rate of the weights (default: {', '.join(f'{k} {v[0]:g}' for k, v in DEFAULTS.items())}; paper: 8e-5)")
+    add("--token-lr", type=float, help="learning rate of the new words (default: 5e-3; paper: 8e-5)")
+    add("--regularization", metavar="WHAT", help="toybox, generated, none, or a folder of pictures of the class, captions in NAME.txt beside them "
+        "(default: toybox for toybox, else generated; paper: LAION)")
+    add("--class-pictures", type=int, default=200, help="how many to draw or generate (paper: 200)")
+    add("--no-augmentation", action="store_true", help="pictures as they are: not mirrored, shrunk or zoomed in")
+    add("--token-init", choices=("rare", "random", "fixed"), default="rare", help="where the new row starts; fixed: rare, and stays there (paper: rare)")
+    add("--train", choices=list(TRAINED), default="kv", help="which weights (paper: kv)")
+    add("--start-from", metavar="DIR", help="go on from what was learned there: sequential training")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[common, learning])
+    verbs = parser.add_subparsers(dest="verb")
+    how = dict(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    new = lambda name, text, *parents: verbs.add_parser(name, help=text, description=text, parents=[common, *parents], **how)
+    new("train", "learn one or several concepts", learning)
+    new("analyze", "rate of change of the layers, compression of the change", learning)
+    sample, merging, export = new("sample", "pictures with what was learned; several are merged"), new("merge", "several concepts in one file"), \
+        new("export", "one concept, or what was merged, as files for other programs")
+    for verb in (sample, merging, export):
+        verb.add_argument("--learned", nargs="+", required=True, metavar="DIR", help="folders that train wrote, or delta files of any layout")
+    sample.add_argument("--prompts", help="JSON file with a list of prompts")
+    sample.add_argument("--prompt", default="a <new1> cat in the snow", help="a single one")
+    export.add_argument("--layout", default="lora", choices=("lora", "lora-diffusers", *deltas.LAYOUTS), help="kind of file")
+    export.add_argument("--ratio", type=float, default=1.0, help="share of the singular values to keep (paper: 0.6 is 5 times smaller)")
+    table = new("eval", "the paper's tables, on toybox")
+    table.add_argument("--table", default="all", help="all, or one of main, pairs, ablation, class")
+    table.add_argument("--repeats", type=int, default=3, help="training seeds")
+    table.add_argument("--pictures", type=int, default=4, help="pictures of each prompt")
+    args = parser.parse_args(argv)
+    check(parser, args)
+    return parser, args
+
+
+def check(parser, args):
+    """Refuse what cannot work, before anything is loaded, and fill in what depends on other options."""
+    for name in ("steps", "batch", "sampling", "n", "pictures", "repeats", "class_pictures"):
+        if getattr(args, name, 1) < 1:
+            parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected at least 1")
+    if not 0 < getattr(args, "ratio", 1) <= 1:
+        parser.error(f"--ratio is {args.ratio}, expected above 0 and at most 1")
+    if hasattr(args, "lr"):
+        args.concept = args.concept or ([] if args.images else ["cat"])
+        args.lr, args.token_lr = (given or default for given, default in zip((args.lr, args.token_lr), DEFAULTS[args.train]))
+        if args.lr <= 0 or args.token_lr <= 0:
+            parser.error("--lr and --token-lr must be above 0")
+        what = args.regularization
+        if what not in (None, "toybox", "generated", "none") and not Path(what).is_dir():
+            parser.error(f"--regularization {what}: expected toybox, generated, none, or a folder of pictures")
+
+
+def main(argv=None):
+    parser, args = arguments(argv)
+    run = {None: demonstrate, "train": train_command, "sample": sample_command, "merge": merge_command, "export": export_command,
+           "analyze": analyze, "eval": evaluate}[args.verb]
+    try:
+        run(args)
+    except (ValueError, FloatingPointError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "\nstopped\n")
+
+
+if __name__ == "__main__":
+    main()

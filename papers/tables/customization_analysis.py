@@ -1,0 +1,67 @@
+"""Why Custom Diffusion trains what it does, and how small it can be stored. Run by `python papers/custom_diffusion.py analyze`.
+
+    rate_of_change.png   Fig. 3: when everything is fine-tuned, which layers change most
+    compression.png      Appendix C: pictures with fewer and fewer singular values of the change; the last row has the new word only
+    analysis.json        both as numbers, with the image alignment (mean cosine of CLIP to the given pictures) of each size
+"""
+import argparse
+
+import custom_diffusion as paper
+import torch
+from PIL import Image, ImageDraw
+
+from minidiff import images
+from minidiff.checkpoints import write_json
+from minidiff.deltas import Delta
+from minidiff.metrics import markdown
+
+SHARES = (1.0, .8, .6, .4, .2, .05, 0)                           # of the sum of the singular values; 0: the new word alone
+
+
+def run(args):
+    rates, curve = rates_when_all_is_trained(args), compression_curve(args)
+    write_json(args.out / "analysis.json", {"rate_of_change": rates, "compression": curve})
+    print(markdown([{"group": group, "change": f"{rate:.4f}"} for group, rate in rates.items()], ["group", "change"]))
+    print(markdown(curve, list(curve[0])))
+    print(f"written to {args.out}: rate_of_change.png, compression.png, analysis.json")
+
+
+def rates_when_all_is_trained(args):
+    """{group of layers: mean relative change}."""
+    pipe = paper.load(args)
+    before = {name: w.clone() for name, w in pipe.unet.state_dict().items()}
+    paper.train(pipe, argparse.Namespace(**vars(args) | {"train": "all", "lr": paper.DEFAULTS["all"][0]}))
+    rates = paper.rate_of_change(before, pipe.unet.state_dict())
+    images.save(args.out / "rate_of_change.png", bars(rates, "mean change of a layer, relative to its size"))
+    return rates
+
+
+def compression_curve(args):
+    """Rows {share of the singular values, bytes, image alignment}; share 0 is the new word alone."""
+    pipe = paper.load(args)
+    base = {name: w.clone() for name, w in pipe.unet.state_dict().items()}
+    (concept, *_), delta, _ = paper.train(pipe, args)
+    prompts, rows, pictures = [scene.format(f"a {concept.name}") for scene in paper.SCENES], [], []
+    for share in SHARES:
+        pipe.unet.load_state_dict(base)
+        small = delta.compressed(pipe.unet, share) if 0 < share < 1 else Delta(delta.weights if share else {}, delta.rows)
+        Delta(small.weights).apply(pipe)                        # pipe knows the word already
+        pictures.append(pipe(prompts, args.n, args.sampling, args.guidance, args.seed).cpu())
+        rows.append({"share of the singular values": share, "bytes": small.nbytes,
+                     "image alignment": paper.image_alignment(pictures[-1], concept.pictures)})
+    columns = torch.stack([made[::args.n] for made in pictures])
+    images.save_figure(args.out / "compression.png", columns, [f"{row['bytes'] / 1e3:.1f} kB" for row in rows])
+    return rows
+
+
+def bars(values, title, width=420):
+    """A picture (3, H, W) of {label: number} as horizontal bars."""
+    sheet = Image.new("RGB", (width, 30 + 26 * len(values)), "white")
+    pen, longest = ImageDraw.Draw(sheet), max(values.values()) or 1
+    pen.text((6, 6), title, fill="black")
+    for i, (label, value) in enumerate(values.items()):
+        y = 30 + 26 * i
+        pen.text((6, y + 3), label, fill="black")
+        pen.rectangle((120, y, 120 + int((width - 190) * value / longest), y + 16), fill=(70, 110, 180))
+        pen.text((width - 64, y + 3), f"{value:.4f}", fill="black")
+    return images.from_pillow(sheet)
