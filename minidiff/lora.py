@@ -161,14 +161,15 @@ class LoRA(nn.Module):
         self.detach()
 
     def updates(self):
-        """[(a weight of the model, what the adapter adds to it at the present scale)]."""
+        """Yields (a weight of the model, what the adapter adds to it at the present scale), one at a time: together they are large."""
         if isinstance(self.scale, torch.Tensor) and self.scale.numel() != 1:
             raise ValueError("a scale per picture cannot be merged into one set of weights; set lora.scale to a float")
         if not self._hooks:
             raise ValueError("this LoRA is not on its model any more (merged or detached)")
         layers = adaptable(self.module)
-        pairs = [(layers[name].weight, adapter) for name, adapter in zip(self.names, self.adapters)]
-        return [(weight, float(self.scale) * adapter.weight().to(weight.device)) for weight, adapter in pairs]
+        for name, adapter in zip(self.names, self.adapters) if self.scale != 0 else ():
+            weight = layers[name].weight
+            yield weight, float(self.scale) * adapter.weight().to(weight.device)
 
     def save(self, path, layout="kohya", prefix=None):
         """Write a .safetensors file that others load; the scale is not part of it.
@@ -187,8 +188,8 @@ class LoRA(nn.Module):
 def merged(loras):
     """`with lora.merged([a, b]): ...` has the updates, at their present scales, in the model's own weights.
 
-    The model then costs what it costs without adapters. Afterwards its weights are what they were, bit for bit. In half precision
-    the sum is rounded to what the weights can hold.
+    The model then costs what it costs without adapters. Afterwards its weights are what they were, bit for bit: until then a copy
+    of those that change is kept. In half precision the sum is rounded to what the weights can hold.
     """
     before, scales = {}, [one.scale for one in loras]
     try:

@@ -389,7 +389,7 @@ def train(args):
         args.minutes = 60.0
     args.device = devices.pick(args.device)
     with main_process_first():
-        store = prepare(args.out / "store", args.pictures, args.seed, kinds=args.kinds)
+        store = prepare(args.out / ("store_of_kinds" if args.kinds else "store"), args.pictures, args.seed, kinds=args.kinds)
     STAGES[args.stage](store, args)
 
 

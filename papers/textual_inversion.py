@@ -74,7 +74,6 @@ def learn(pipe, pictures, args):
             loss = ldm_loss(pipe.schedule.to_eps(prediction, z_t, t), eps)
             optimizer.param_groups[0]["lr"] = args.lr * min(1, 2 - 2 * step / args.steps)
             update(optimizer, loss, step, bar)
-
     return learned, bar.n
 
 

@@ -5,8 +5,9 @@
     python weights/train.py --only clip meter            some of them
     python -m minidiff "a red cat" --model outputs/toybox
 
-Each stage is a command of its own, which can be run alone; this file only puts them in order. Minutes are those of 2 CPU cores
-with bfloat16 instructions; on a GPU a tenth is plenty. The autoencoder and the UNet share their work among several processes:
+Each stage is a command of its own, which can be run alone; this file only puts them in order. Minutes are meant for 2 CPU cores
+with bfloat16 instructions. The StyleGAN is written to stylegan/model; `python papers/stylegan.py channels` finds its channels. The
+UNet sees more pairs and hands than the world has: in its own shares they are too few to learn from. The autoencoder and the UNet share their work among several processes:
 one per GPU, or one per core, which on a CPU is faster than one process with several threads.
 """
 import argparse
@@ -21,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # name: (minutes, may have several processes, command)
 STAGES = {
     "autoencoder": (20, True, ["papers/latent_diffusion.py", "train", "autoencoder"]),
-    "unet": (180, True, ["papers/latent_diffusion.py", "train", "unet"]),
+    "unet": (180, True, ["papers/latent_diffusion.py", "train", "unet",
+                         "--kinds", "portrait=.32,object=.22,pair=.26,landscape=.06,hand=.14"]),
     "clip": (60, False, ["papers/clip.py", "train"]),
     "meter": (45, False, ["-m", "minidiff.toybox.meter"]),
     "stylegan": (90, False, ["papers/stylegan.py", "train"]),
