@@ -2,9 +2,12 @@
 Rombach et al., "Latent Diffusion Models", CVPR 2022, arXiv:2112.10752v2, Sec. 3.3.
 
 Three things happen here and nowhere else: the keys and values of the text are computed (`Attention.keys_values`,
-once per prompt with `TextKV`), the attention maps can be read or edited (`Attention.control`), and LoRA finds its
-Linear layers (`to_q`, `to_k`, `to_v`, `to_out[0]`; named as in diffusers, so that checkpoints need no renaming).
+once per prompt with `TextKV`), the attention maps can be read (`recorded`) or edited (`Attention.control`), and LoRA
+finds its Linear layers (`to_q`, `to_k`, `to_v`, `to_out[0]`; named as in diffusers, so that checkpoints need no renaming).
 """
+from collections import Counter
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange
@@ -71,6 +74,36 @@ def attend(q, k, v, control=None, causal=False, mask=None):
     if control is not None:
         maps = control(maps)
     return einsum(maps, v, "b h n l, b h l d -> b h n d")
+
+
+@contextmanager
+def recorded(unet):
+    """The cross-attention maps of a UNet, while it is used: {name of a layer: (B, N, L)}, means over heads and over calls.
+
+        with recorded(pipe.unet) as maps:
+            picture = pipe("a red cat")
+        maps["mid_block.attentions.0.transformer_blocks.0.attn2"][1]        # (N, L); row 0 is the half of guidance without a prompt
+
+    All calls must have one B, one N and one L. Gradients flow into the maps. A `control` that a layer has already goes on working,
+    and what it returns is what is recorded.
+    """
+    layers, calls, maps = unet.cross_attentions(), Counter(), {}
+    before = {name: layer.control for name, layer in layers.items()}
+
+    def record(name):
+        def look(used):                                          # (B, h, N, L)
+            used = used if before[name] is None else before[name](used)
+            mean, calls[name] = used.float().mean(1), calls[name] + 1
+            maps[name] = mean if calls[name] == 1 else maps[name] + (mean - maps[name]) / calls[name]
+            return used
+        return look
+    try:
+        for name, layer in layers.items():
+            layer.control = record(name)
+        yield maps
+    finally:
+        for name, layer in layers.items():
+            layer.control = before[name]
 
 
 class TextKV:

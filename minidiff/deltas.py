@@ -3,6 +3,7 @@
     delta = deltas.read("delta.bin", pipe.unet)         # any layout below
     delta.apply(pipe)                                   # from here on "a photo of a <new1> cat" is a prompt
     deltas.write("delta.ckpt", delta, pipe.unet, "compvis")
+    deltas.save(folder, delta, {"seconds": 60})         # delta.safetensors, new1.safetensors, metrics.json; `read` takes the folder too
 
     layout      file          keys and values                                                          written by
     ----------  ------------  -----------------------------------------------------------------------  ---------------------
@@ -21,17 +22,21 @@ the file and change nothing. `Delta.lora` gives a file that every program reads.
 import json
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
 from . import lora, tokens
-from .checkpoints import is_finite, write_atomically, write_tensors
+from .checkpoints import is_finite, write_atomically, write_json, write_tensors
 from .lora_files import listed
 from .tensorfile import PICKLES, CheckpointError, load_pickle, printable, read_metadata, read_tensors
 from .unet import original_name
 
 LAYOUTS = {"minidiff": ".safetensors", "adobe": ".bin", "compvis": ".ckpt", "diffusers": ".bin"}
 COMPVIS = "model.diffusion_model."
+# What `export` writes for other programs: layout -> name of the file.
+EXPORTS = {"lora": "lora.safetensors", "lora-diffusers": "lora.safetensors", "minidiff": "delta.safetensors", "adobe": "delta.bin",
+           "compvis": "delta.ckpt", "diffusers": "pytorch_custom_diffusion_weights.bin"}
 
 
 @dataclass
@@ -146,7 +151,8 @@ def processor_name(name):
 
 
 def read(path, unet):
-    """A Delta from a file of any layout; CheckpointError if it is none, or fits another UNet than this."""
+    """A Delta from a file of any layout, or a folder of `save`; CheckpointError if it is none, or fits another UNet than this."""
+    path = Path(path) / "delta.safetensors" if Path(path).is_dir() else path
     content = (load_pickle if str(path).endswith(PICKLES) else read_tensors)(path)
     state = content.get("state_dict", {}) if isinstance(content, dict) else {}
     if not isinstance(content, dict):
@@ -169,6 +175,41 @@ def read(path, unet):
         raise CheckpointError(f"{path}: its tokens cannot be used: {error}") from error
     check(path, weights, unet)
     return Delta(weights, rows, {word: str(c) for word, c in classes.items()} if isinstance(classes, dict) else {})
+
+
+def save(folder, delta, metrics):
+    """What a training has learned, as a folder: delta.safetensors, a file for each new word, and metrics.json.
+
+    metrics: {name: number}, of the training; "bytes", of delta.safetensors, and "numbers" are added. Returns the paths but the last.
+    """
+    path = Path(folder) / "delta.safetensors"
+    write(path, delta, None)
+    words = save_words(folder, delta)
+    write_json(Path(folder) / "metrics.json", metrics | {"bytes": path.stat().st_size, "numbers": delta.numbers})
+    return [path, *words]
+
+
+def save_words(folder, delta):
+    """Each new word as a textual inversion of its own, see `tokens.save`; "<new1>" is in new1.safetensors. Returns the paths."""
+    plain = lambda word: "".join(letter for letter in word if letter.isalnum() or letter in "-_") or "token"
+    names = ["token" if plain(word) == "delta" else plain(word) for word in delta.rows]         # delta.safetensors are the weights
+    paths = [Path(folder) / f"{name}.safetensors" for name in names]
+    for path, (word, rows) in zip(paths, delta.rows.items()):
+        tokens.save(path, word, rows)
+    return paths
+
+
+def export(folder, delta, unet, layout="lora", ratio=1.0):
+    """Files for other programs: the weights in a layout of EXPORTS, and the words beside them. Returns the paths.
+
+    unet: holds W_0.   ratio: share of the singular values to keep, see `low_rank`.
+    """
+    path = Path(folder) / EXPORTS[layout]
+    if layout.startswith("lora"):
+        delta.lora(unet, ratio).save(path, "diffusers" if layout == "lora-diffusers" else "kohya")
+    else:
+        write(path, delta if ratio == 1 else delta.compressed(unet, ratio), unet, layout)
+    return [path, *save_words(folder, delta)]
 
 
 def pair(value):

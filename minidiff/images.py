@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from .checkpoints import write_atomically
+from .checkpoints import write_atomically, write_tensors
 
 SMALLEST = 8                          # below this a picture has nothing to learn from
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -66,13 +66,18 @@ def load_folder(folder, size):
 
     Raises ValueError if the folder is missing or has no picture, or if one of them cannot be read.
     """
+    return torch.stack([load(path, size) for path in files(folder)])
+
+
+def files(folder):
+    """The paths of all pictures of a folder, in the order of their names; ValueError if there are none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}")
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     if not paths:
         raise ValueError(f"no pictures in {folder}; expected files that end in {', '.join(SUFFIXES)}")
-    return torch.stack([load(path, size) for path in paths])
+    return paths
 
 
 def save(path, image):
@@ -154,6 +159,18 @@ def save_figure(path, images, row_labels=None, column_labels=None, title=None, s
         raise ValueError(f"a figure has images of shape (rows, columns, 3, H, W), got {tuple(images.shape)}")
     flat = rearrange(images, "r c d h w -> (r c) d h w")
     save(path, grid(flat, images.shape[1], row_labels, column_labels, title, scale, smooth))
+
+
+def save_samples(folder, images, prompts):
+    """Write pictures of some prompts, n of each, prompt by prompt: (n * len(prompts), 3, H, W) in [0, 1].
+
+    samples.safetensors holds them as `images`, uint8, and samples.png shows them, a row for each prompt.
+    """
+    if not prompts or not len(images) or len(images) % len(prompts):
+        raise ValueError(f"{len(images)} pictures of {len(prompts)} prompts, expected as many of each")
+    table = grid(images, len(images) // len(prompts), row_labels=prompts, scale=2 if images.shape[-1] < 128 else 1)
+    write_tensors(Path(folder) / "samples.safetensors", {"images": (images.clamp(0, 1) * 255).round().byte()})
+    save(Path(folder) / "samples.png", table)
 
 
 LINE = 16                             # pixels from one line of text to the next

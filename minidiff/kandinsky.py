@@ -2,22 +2,28 @@
 
     prompts -> text_encoder -> prior -> image embedding (B, E) -> unet, once per step -> latents -> movq -> pictures
 
+and its small relative that is trained on toybox, with a VAE in place of the MoVQ (`UnCLIP`).
+
 Razzhigaev et al., arXiv:2310.03502, after unCLIP (Ramesh et al., arXiv:2204.06125). Of the two text encoders and decoders
 that were published for 2.1 and 2.2, this is 2.2: its decoder sees the image embedding only, so one text encoder is enough.
 """
 import torch
 
+from . import devices
 from .checkpoints import CheckpointError, find, read_config
-from .clip import CLIPImage, CLIPText
+from .clip import CLIP, CLIPImage, CLIPText
 from .movq import MoVQ
 from .pipeline import Condition, TextToImage, check_parts, dtype_of, parts_of
 from .prior import Prior, sample_embedding
+from .samplers import generators, noise, sample
 from .schedule import Schedule
 from .tokenizer import Tokenizer
 from .unet import UNet
+from .vae import VAE
 
 DECODER = ("unet", "movq", "scheduler")
 PRIOR = ("prior", "image_encoder", "text_encoder", "tokenizer", "scheduler")
+UNCLIP = ("clip", "vae", "prior", "decoder")
 
 
 class Kandinsky(TextToImage):
@@ -76,6 +82,15 @@ class Kandinsky(TextToImage):
         hidden, embedding = self.image_encoder(torch.zeros(1, 3, side, side, device=self.device, dtype=dtype_of(self.image_encoder)))
         return Condition(None, {"image_embeds": embedding})
 
+    @torch.no_grad()
+    def draw(self, embeddings, steps=50, guidance=4.0, seeds=0):
+        """Pictures (B, 3, H, W) in [0, 1] of CLIP image embeddings (B, E), wherever these are from. See `samplers.noise` for seeds."""
+        seeds = generators(seeds, len(embeddings))
+        condition = Condition(None, {"image_embeds": embeddings.to(self.device, self.dtype)})
+        z_T = noise((len(embeddings), self.unet.config["in_channels"], self.sample_size, self.sample_size), seeds, self.device)
+        predict = self.predictor(condition, self.no_image(), guidance)
+        return self.decode(sample(predict, self.schedule, z_T, steps, generator=seeds))
+
     def encode(self, images, generator=None):
         """Images in [0, 1], (B, 3, H, W) -> latents (B, C, h, w). They have no variance of their own; `generator` is not used."""
         return self.vae.encode((2 * images - 1).to(self.device, dtype_of(self.vae)))
@@ -83,3 +98,22 @@ class Kandinsky(TextToImage):
     def decode(self, z):
         """Latents (B, C, h, w) -> images in [0, 1], (B, 3, H, W) float32."""
         return (self.vae.decode(z.to(self.device, dtype_of(self.vae))).float() / 2 + 0.5).clamp(0, 1)
+
+
+class UnCLIP(Kandinsky):
+    """The same of toybox's parts: one CLIP has both encoders, and the latents are those of a VAE."""
+    encode, decode = TextToImage.encode, TextToImage.decode
+
+    @classmethod
+    def from_folder(cls, folder="toybox", device=None, dtype=None):
+        """folder: toybox, or one like it: clip/ with its tokenizer, vae/, and prior/ and decoder/ with a scheduler_config.json each."""
+        folder, device, dtype = find(folder), devices.pick(device), dtype or torch.float32
+        missing = [part for part in UNCLIP if not (folder / part).is_dir()]
+        if missing:
+            raise CheckpointError(f"{folder} has no {' and no '.join(missing)}; expected {', '.join(UNCLIP)} in it. "
+                                  "papers/unclip.py trains prior and decoder")
+        load = lambda make, part: make.from_pretrained(folder / part, device, dtype)
+        clip, decoder = load(CLIP, "clip"), load(UNet, "decoder")
+        return cls(Tokenizer.from_pretrained(folder / "clip"), clip.text, clip.image, load(Prior, "prior"),
+                   Schedule.from_pretrained(folder / "prior"), decoder, load(VAE, "vae"), Schedule.from_pretrained(folder / "decoder"),
+                   sample_size=read_config(folder / "decoder").get("sample_size"))

@@ -7,6 +7,8 @@
 Rombach et al., "Latent Diffusion Models", CVPR 2022, arXiv:2112.10752v2, Fig. 3. Stable Diffusion XL: Podell et al.,
 arXiv:2307.01952, two text encoders, and the sizes of the picture as a condition (Sec. 2.2). Kandinsky: kandinsky.py.
 """
+import itertools
+import json
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -239,37 +241,43 @@ class TextToImage:
 
     @torch.no_grad()
     def __call__(self, prompts, n=1, steps=50, guidance=5.0, seed=0, negative=None, method=None, eta=0.0, rescale=0.0,
-                 size=None, callback=None, progress=False):
+                 size=None, callback=None, progress=False, batch=32):
         """Pictures for a prompt, or n for each of several: (n * prompts, 3, H, W) in [0, 1], prompt by prompt.
 
         Picture i of each prompt has seed + i, whatever n is and however many prompts there are.
 
         Args:
             seed: a number, which all prompts share, or a list with one for each prompt.
-            steps, eta, callback: see `samplers.sample`.
+            steps, eta, callback: see `samplers.sample`; the callback gets one batch after the other.
             method: "ddim", "ddpm" or "euler"; None takes the model's own.
             guidance, rescale: see `predictor`.
             negative: text to steer away from; None is what the model was trained with for no text.
             size: (height, width) of the pictures in pixels, or one side; None takes the model's own.
             progress: count the steps on stderr.
+            batch: pictures at most at once, for the memory's sake. What is drawn does not depend on it.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if not prompts or n < 1:
-            raise ValueError(f"{len(prompts)} prompts, {n} pictures each; expected at least one of both")
+        if not prompts or n < 1 or batch < 1:
+            raise ValueError(f"{len(prompts)} prompts, {n} pictures each, {batch} at once; expected at least one of each")
         size = self.checked_size(size)
         first = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
         if len(first) != len(prompts):
             raise ValueError(f"{len(first)} seeds for {len(prompts)} prompts; expected one for each, or one for all")
         seeds = generators([s + i for s in first for i in range(n)], len(prompts) * n)
-        predict = self.predictor(*self.conditions(prompts, negative, n, seeds, size), guidance, rescale)
-        h, w = (side // self.factor for side in size)
-        x_T = noise((len(seeds), self.unet.config["in_channels"], h, w), seeds, self.device)
-        z = sample(predict, self.schedule, x_T, steps, method, eta, seeds,
-                   callback=counting(steps, callback) if progress else callback)
-        if not z.isfinite().all():
-            raise FloatingPointError(f"the latents are not finite after {steps} steps; "
-                                     f"the model computes in {self.dtype}, try dtype=torch.float32")
-        return self.decode(z)
+        latents = (self.unet.config["in_channels"], *(side // self.factor for side in size))
+        each, some = min(n, batch), max(1, batch // n)           # pictures of a prompt, and prompts, at once
+        groups = [(prompts[i:i + some], min(each, n - k)) for i in range(0, len(prompts), some) for k in range(0, n, each)]
+        callback, pictures = counting(steps * len(groups), callback) if progress else callback, []
+        for group, m in groups:
+            own, seeds = seeds[:len(group) * m], seeds[len(group) * m:]
+            predict = self.predictor(*self.conditions(group, negative, m, own, size), guidance, rescale)
+            x_T = noise((len(own), *latents), own, self.device)
+            z = sample(predict, self.schedule, x_T, steps, method, eta, own, callback=callback)
+            if not z.isfinite().all():
+                raise FloatingPointError(f"the latents are not finite after {steps} steps; "
+                                         f"the model computes in {self.dtype}, try dtype=torch.float32")
+            pictures.append(self.decode(z))
+        return torch.cat(pictures)
 
     def checked_size(self, size):
         """(height, width) in pixels."""
@@ -316,10 +324,32 @@ def half_on_gpu(device):
     return devices.autocast(device) if device.type == "cuda" else nullcontext()
 
 
+def read_prompts(path):
+    """The prompts in a JSON file, a list of texts; ValueError if it holds none."""
+    try:
+        prompts = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read the prompts {path}: {getattr(error, 'strerror', None) or error}") from error
+    if not isinstance(prompts, list) or not prompts or not all(isinstance(p, str) for p in prompts):
+        raise ValueError(f'{path} must hold a list of prompts in JSON, such as ["a red cat", "a blue chair"]')
+    return prompts
+
+
+def read_lines(path, what):
+    """The lines of a text file that are not blank, stripped. ValueError, which says `what` should be in it, if it cannot be read."""
+    try:
+        return [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read the {what} {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
 def counting(steps, callback=None):
-    """A callback that counts on stderr, and then calls the other one."""
+    """A callback that counts on stderr, up to `steps`, and then calls the other one."""
+    calls = itertools.count(1)
+
     def count(i, t, x):
-        print(f"\rstep {i + 1} of {steps}", end="\n" if i + 1 == steps else "", file=sys.stderr, flush=True)
+        done = next(calls)
+        print(f"\rstep {done} of {steps}", end="\n" if done == steps else "", file=sys.stderr, flush=True)
         return callback(i, t, x) if callback is not None else None
 
     return count

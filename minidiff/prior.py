@@ -88,8 +88,12 @@ class Prior(nn.Module):
         tokens = torch.cat([self.encoder_hidden_states_proj(text_hidden), *(x[:, None] for x in single),
                             self.prd_embedding.expand(len(z_t), -1, -1)], dim=1)                      # (B, L + 4, D)
         tokens = tokens + self.positional_embedding
+        if mask is not None:                      # nothing that counts sees padding: what is padding everywhere can go
+            mask = mask.to(tokens.device, torch.bool)
+            used = mask.any(dim=0)
+            mask, tokens = mask[:, used], tokens[:, F.pad(used, (0, EXTRA), value=True)]
 
-        sees = None if mask is None else visible(mask.to(tokens.device, torch.bool))
+        sees = None if mask is None else visible(mask)
         for block in self.transformer_blocks:
             tokens = block(tokens, sees)
         return self.proj_to_clip_embeddings(self.norm_out(tokens[:, -1]))

@@ -16,6 +16,7 @@ A token may have several vectors: `<new1>` in a prompt then stands for the token
     A1111, .safetensors     {"emb_params": (n, D)}                                            that of the file
     SDXL                    {"clip_l": (n, 768), "clip_g": (n, 1280)}, one per text encoder   that of the file
 """
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from einops import rearrange, repeat
 from torch import nn
 
 from .checkpoints import write_atomically, write_tensors
-from .tensorfile import PICKLES, CheckpointError, load_pickle, printable, read_tensors
+from .tensorfile import PICKLES, CheckpointError, load_pickle, read_tensors
 
 SDXL = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}         # keys of a file -> parts of a pipeline
 
@@ -110,6 +111,19 @@ def start(tokenizer, text_encoder, init, vectors):
     if len(ids) != 1:
         raise ValueError(f"the start word {init!r} is {len(ids)} tokens; choose one that this model knows as a single token")
     return repeat(table_of(text_encoder)[ids[0]].detach(), "d -> n d", n=vectors)
+
+
+def rare(tokenizer, captions, least=5, most=10):
+    """Ids of the symbols that captions use `least` to `most` times, made of letters only, and in no longer symbol: places to start.
+
+    Source: Kumari et al. 2023, arXiv:2212.04488, Appendix E, where 200,000 captions of LAION-400M are counted.
+    """
+    counts = Counter(i for words in captions for i in tokenizer.encode(words))
+    name = lambda symbol: symbol.removesuffix("</w>")
+    every = "\n".join({name(symbol) for symbol in tokenizer.vocab} - set(tokenizer.names.values()))
+    is_letters = lambda word: word.isascii() and word.islower() and word.isalpha()
+    is_rare = lambda symbol, i: least <= counts[i] <= most and is_letters(name(symbol))
+    return [i for symbol, i in tokenizer.vocab.items() if is_rare(symbol, i) and every.count(name(symbol)) == 1]
 
 
 def tokenizer_of(pipe, part):

@@ -9,6 +9,14 @@ A loop reads
 
 and may be killed at any time: started again with the same folder, it goes on from the last checkpoint and, because all
 randomness of step k comes from the generator of step k, arrives where an uninterrupted run would have.
+
+What is learned in a minute need not be resumed: there `progress` and `update` are enough.
+
+    with progress(steps, "learning a word") as bar:
+        for step in bar:
+            loss = ...
+            update(optimizer, loss, step, bar)
+    bar.n                           # steps made: Ctrl-C ends the loop early, and what was learned is kept
 """
 import os
 import pickle
@@ -21,7 +29,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
-from tqdm import tqdm
+from tqdm import tqdm, trange
 
 from .checkpoints import CheckpointError, write_atomically
 
@@ -212,6 +220,37 @@ def main_process_first():
     yield
     if rank == 0 and world > 1:
         dist.barrier()
+
+
+@contextmanager
+def progress(steps, what):
+    """A progress bar over `steps` steps of `what`; afterwards bar.n is how many were made.
+
+    Ctrl-C ends the loop inside, and nothing else: what was learned stays as far as it got.
+    """
+    bar = trange(steps, desc=what)
+    try:
+        yield bar
+    except KeyboardInterrupt:
+        print(f"\nstopped after {bar.n} of {steps} steps; going on with what was learned")
+    finally:
+        bar.close()
+
+
+def update(optimizer, loss, step, bar, clip=None, lower="--lr"):
+    """One optimiser step on `loss`, a scalar, which `bar` then shows.
+
+    clip: the largest norm of all gradients together, None for any.   lower: what to lower where the loss is not finite, which
+    is a FloatingPointError, and changes no weight.
+    """
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"the loss is {loss.item()} at step {step}; lower {lower}")
+    optimizer.zero_grad()
+    loss.backward()
+    if clip is not None:
+        torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
+    optimizer.step()
+    bar.set_postfix(loss=f"{loss.item():.4f}")
 
 
 def count(module: nn.Module):

@@ -51,7 +51,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tqdm import trange
 
 import minidiff
 from minidiff import devices, images, lora
@@ -60,6 +59,7 @@ from minidiff.metrics import spearman
 from minidiff.pipeline import Condition
 from minidiff.samplers import ddim_invert, ddim_step, euler_step, guide, noise, sample, steps_of
 from minidiff.toybox import measure
+from minidiff.training import progress, update
 
 AGE = {"target": "a person", "positive": "a very old person", "negative": "a very young person",
        "preserve": ["with glasses", "without glasses"], "eta": 1.0}
@@ -88,7 +88,7 @@ def train_text_slider(pipe, blocks, args):
     optimizer = torch.optim.AdamW(slider.parameters(), args.lr)
     blocks = [encoded(pipe, block) for block in blocks]
     rollouts = [RECIPES[args.recipe](pipe, c_t, c_neg[0], args, generator) for c_t, _, c_neg, _ in blocks]
-    with progress(slider, args.steps) as bar:
+    with progress(args.steps, name_of(slider)) as bar:
         for step in bar:
             i = int(torch.randint(len(blocks), (), generator=generator))
             c_t, c_pos, c_neg, eta = blocks[i]
@@ -98,7 +98,7 @@ def train_text_slider(pipe, blocks, args):
                     e_t, e_pos, e_neg = predictions(pipe.unet, x_t, t, [c_t], c_pos, c_neg)     # frozen
                 (prediction,), = predictions(pipe.unet, x_t, t, [c_t])                          # student
             loss = F.mse_loss(prediction, slider_target(e_t[0], e_pos, e_neg, eta))             # Eq. (8)
-            update(optimizer, loss, step, bar)
+            update(optimizer, loss, step, bar, lower="--lr or eta")
             rollouts[i].advance(prediction.detach(), e_neg[0])
     return slider
 
@@ -174,31 +174,13 @@ class FreshRollouts:
 RECIPES = {"staggered": Rollouts, "literal": FreshRollouts}
 
 
+def name_of(slider):
+    return f"slider, {len(slider.names)} layers of rank {slider.adapters[0].rank}"
+
+
 def new_noise(pipe, batch, generator):
     shape = (batch, pipe.unet.config["in_channels"], pipe.sample_size, pipe.sample_size)
     return torch.randn(shape, generator=generator).to(pipe.device)
-
-
-@contextmanager
-def progress(slider, steps):
-    """A progress bar over the steps; Ctrl-C ends the loop inside, and the slider stays as far as it got."""
-    bar = trange(steps, desc=f"slider, {len(slider.names)} layers of rank {slider.adapters[0].rank}")
-    try:
-        yield bar
-    except KeyboardInterrupt:
-        print(f"\nstopped after {bar.n} of {steps} steps; going on with the slider as it is")
-    finally:
-        slider.scale = 1.0
-        bar.close()
-
-
-def update(optimizer, loss, step, bar):
-    if not torch.isfinite(loss):
-        raise FloatingPointError(f"the loss is {loss.item()} at step {step}; lower --lr or eta")
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    bar.set_postfix(loss=f"{loss.item():.4f}")
 
 
 # ------------------------------------------------------------------------------------------------ Sec. 4.2: visual sliders
@@ -220,7 +202,7 @@ def train_visual_slider(pipe, pairs, args):
         z = {s: pipe.encode(pictures) for s, pictures in varied(pairs, args.copies, generator).items()}
         c = pipe.encode_prompts([args.prompt]).repeat(2 * args.batch)
     strengths, B = sorted(s for s in z if s > 0), args.batch
-    with progress(slider, args.steps) as bar:
+    with slider.at(1.0), progress(args.steps, name_of(slider)) as bar:                          # whatever happens, 1 again afterwards
         for step in bar:
             s = strengths[int(torch.randint(len(strengths), (), generator=generator))]
             i = torch.randint(len(z[s]), (B,), generator=generator)

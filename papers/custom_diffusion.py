@@ -12,7 +12,6 @@ concepts are learned together, or learned apart and merged in closed form.
     x_t, eps        z_t, eps           noisy latents, and the noise in them                           (B, C, h, w)
     m               mask               where a shrunken picture is, in latents                        (B, 1, h, w)
     Sec. 3.2        resized            pictures drawn smaller or larger, and said to be so
-    Delta_l         rate_of_change     || theta' - theta || / || theta || of each layer (Fig. 3)       float
     W_0; W_1 ..     W_0, W             pretrained; fine-tuned on one concept                          (o, d)
     C, V            C, V               text of the concepts' words; what their W make of it           (s, d), (o, s)
     C_reg           C_reg              text of many captions, a row for each token                    (s_reg, d)
@@ -48,30 +47,28 @@ Run     python papers/custom_diffusion.py                                       
         python papers/custom_diffusion.py eval --table main                      the paper's tables: see papers/tables/
 """
 import argparse
-import json
+import math
 import time
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from tqdm import trange
 
 import minidiff
 from minidiff import deltas, devices, images, tokens, toybox
-from minidiff.attention import TextKV
-from minidiff.checkpoints import find, write_json, write_tensors
+from minidiff.attention import TextKV, recorded
+from minidiff.checkpoints import find
 from minidiff.clip import CLIP
 from minidiff.deltas import Delta
 from minidiff.metrics import clip_embeddings, markdown
-from minidiff.toybox.captions import caption
+from minidiff.pipeline import read_lines, read_prompts
 from minidiff.toybox.individuals import CLASS_WORDS, HELD_OUT
-from minidiff.toybox.scenes import MEMBERS, random_scene, random_thing
+from minidiff.toybox.scenes import MEMBERS
+from minidiff.training import progress, update
 
 PROMPT = "a photo of a {}"
 STEPS = 400
@@ -113,18 +110,6 @@ def start_detached(kv):
     return TextKV({layer: (cut(k), cut(v)) for layer, (k, v) in kv.pairs.items()}, kv.vector)
 
 
-def rare_tokens(tokenizer, captions, least=5, most=10):
-    """Ids of the symbols that captions use `least` to `most` times, made of letters only, and in no longer symbol. Source: App. E.
-
-    The paper counts 200,000 captions of LAION-400M.
-    """
-    counts = Counter(i for words in captions for i in tokenizer.encode(words))
-    name = lambda symbol: symbol.removesuffix("</w>")
-    every = "\n".join({name(symbol) for symbol in tokenizer.vocab} - set(tokenizer.names.values()))
-    is_rare = lambda symbol, i: least <= counts[i] <= most and name(symbol).isascii() and name(symbol).islower() and name(symbol).isalpha()
-    return [i for symbol, i in tokenizer.vocab.items() if is_rare(symbol, i) and every.count(name(symbol)) == 1]
-
-
 def start_rows(pipe, n, args):
     """Where the rows of n new words start: list of (D,)."""
     table = tokens.table_of(pipe.text_encoder).detach()
@@ -132,8 +117,8 @@ def start_rows(pipe, n, args):
         generator = torch.Generator().manual_seed(args.seed + 1)
         return [(torch.randn(table.shape[1], generator=generator) * table.float().std().cpu()).to(table) for _ in range(n)]
     ids = [pipe.tokenizer.vocab[symbol] for symbol in RARE if symbol in pipe.tokenizer.vocab]
-    if args.captions or len(ids) < n:
-        ids = rare_tokens(pipe.tokenizer, corpus(args, 200_000 if args.captions else 200), *((5, 10) if args.captions else (0, 0)))
+    if args.captions or len(ids) < n:                           # Appendix E
+        ids = tokens.rare(pipe.tokenizer, corpus(args, 200_000 if args.captions else 200), *((5, 10) if args.captions else (0, 0)))
     taken = set(pipe.tokenizer.added)                           # of --start-from: those have used the first ones
     if len(ids) < n + len(taken):
         raise ValueError(f"{len(ids)} rare tokens for {n + len(taken)} words; use --token-init random, or other --captions")
@@ -200,27 +185,16 @@ def class_pictures(pipe, class_word, args):
     """Pictures of the class, (n, 3, S, S), and their captions: drawn by toybox, sampled from the model, or from a folder."""
     n, size, prompt = args.class_pictures, pipe.sample_size * pipe.factor, PROMPT.format(class_word)
     if args.regularization == "generated":                      # Appendix E: 200 pictures, eta 1, guidance 6
-        made = [pipe([prompt], min(16, n - i), args.sampling, 6.0, args.seed + 1000 + i, eta=1.0).cpu() for i in range(0, n, 16)]
-        return torch.cat(made), [prompt] * n
+        return pipe(prompt, n, args.sampling, 6.0, args.seed + 1000, eta=1.0, batch=16).cpu(), [prompt] * n
     if args.regularization == "toybox":
-        return toybox_pictures(class_word, n, args.seed, size)
-    files = sorted(p for p in Path(args.regularization).glob("*") if p.suffix.lower() in images.SUFFIXES)
-    found = images.load_folder(args.regularization, size)
-    words = [p.with_suffix(".txt") for p in files if not p.name.startswith(".")]
-    return found, [w.read_text(encoding="utf-8").strip() if w.is_file() else prompt for w in words]
-
-
-def toybox_pictures(class_word, n, seed, size=64):
-    """n photos of ordinary members of a class, or of people, each with its own caption."""
-    if class_word not in (*MEMBERS, "person"):
-        raise ValueError(f"toybox draws no {class_word!r}, only person, {', '.join(MEMBERS)}; use --regularization generated, none or a folder")
-    rng, scenes = np.random.default_rng((seed, 200)), []
-    for _ in range(n):
-        s = random_scene(rng, "portrait" if class_word == "person" else "object")
-        s.things = [random_thing(rng, class_word)] if class_word in MEMBERS else []
-        s.style, s.distortion = "photo", 0.0
-        scenes.append(s)
-    return toybox.world.draw(scenes, size=size).images, [caption(s, rng) for s in scenes]
+        try:
+            drawn = toybox.of_class(class_word, n, args.seed, size)
+        except ValueError as error:
+            raise ValueError(f"{error}; use --regularization generated, none or a folder") from error
+        return drawn.images, drawn.captions
+    words = [path.with_suffix(".txt") for path in images.files(args.regularization)]
+    captions = [path.read_text(encoding="utf-8").strip() if path.is_file() else prompt for path in words]
+    return images.load_folder(args.regularization, size), captions
 
 
 # ------------------------------------------------------------------------------------------------ training
@@ -237,15 +211,17 @@ def learn(pipe, concepts, args):
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     slower = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, 2 - 2 * step / (args.steps * len(concepts))))
     n = max(1, args.batch // len(concepts) // 2)                # of each concept, and as many of its class
-    with progress(args.steps * len(concepts), ", ".join(c.name for c in concepts), args) as bar:
+    with progress(args.steps * len(concepts), f"learning {', '.join(c.name for c in concepts)}") as bar:
         for step in bar:
             z, mask, prompts = zip(*(drawn_targets(pipe, c, n, not args.no_augmentation, generator) for c in concepts))
             z, mask, text = [*z], [*mask], [pipe.encode_prompts(sum(prompts, [])).context]
             for z_class, text_class in classes:
                 i = torch.randint(len(z_class), (n,), generator=generator).to(z_class.device)
                 z, mask, text = [*z, z_class[i]], [*mask, torch.ones_like(mask[0])], [*text, text_class[i]]
-            update(optimizer, denoising_loss(pipe, torch.cat(z), torch.cat(text), torch.cat(mask), generator), step, bar)
+            loss = denoising_loss(pipe, torch.cat(z), torch.cat(text), torch.cat(mask), generator)
+            update(optimizer, loss, step, bar, lower="--lr or --token-lr")
             slower.step()
+    args.done = bar.n                                           # fewer than asked for after Ctrl-C
     pipe.unet.requires_grad_(False)
     tokens.freeze(pipe)
     weights = {name: p.detach().clone(memory_format=torch.contiguous_format) for name, p in trained.items()}
@@ -261,28 +237,6 @@ def denoising_loss(pipe, z, c, mask, generator):
     with devices.autocast(pipe.device):
         prediction = pipe.unet(z_t, t, start_detached(pipe.unet.text_kv(c))).float()
     return masked_loss(pipe.schedule.to_eps(prediction, z_t, t), eps, mask).mean()                      # Sec. 3.1
-
-
-@contextmanager
-def progress(steps, what, args):
-    """A progress bar; Ctrl-C ends the loop inside and leaves what was learned so far. args.done: steps made."""
-    bar = trange(steps, desc=f"learning {what}")
-    try:
-        yield bar
-    except KeyboardInterrupt:
-        print(f"\nstopped after {bar.n} of {steps} steps; going on with what was learned")
-    finally:
-        args.done = bar.n
-        bar.close()
-
-
-def update(optimizer, loss, step, bar):
-    if not torch.isfinite(loss):
-        raise FloatingPointError(f"the loss is {loss.item()} at step {step}; lower --lr or --token-lr")
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    bar.set_postfix(loss=f"{loss.item():.4f}")
 
 
 # ------------------------------------------------------------------------------------------------ Sec. 3.2: merging
@@ -330,6 +284,8 @@ def merge(pipe, learned, captions):
     if odd or any(len(d.weights) != len(names) for d in learned):
         raise ValueError(f"only changes of all keys and values can be merged{f', not {odd[0]}' if odd else ''}; train with --train kv")
     words = Counter(word for d in learned for word in d.rows)
+    if not words:
+        raise ValueError("none of these has learned a word, and a merge holds nothing but words to their concepts")
     if max(words.values()) > 1:
         raise ValueError(f"two of these have learned the word {words.most_common(1)[0][0]}; train one of them with another --token")
     for d in learned:
@@ -380,10 +336,7 @@ def corpus(args, n=1000):
         raise ValueError("--captions FILE is needed for this model: about 1000 captions of any pictures, one per line")
     if not args.captions:
         return toybox_captions(n)
-    try:
-        return [line.strip() for line in Path(args.captions).read_text(encoding="utf-8").splitlines() if line.strip()][:n]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read the captions {args.captions}: {getattr(error, 'strerror', None) or error}") from error
+    return read_lines(args.captions, "captions")[:n]
 
 
 @lru_cache
@@ -391,38 +344,18 @@ def toybox_captions(n):
     return [toybox.scene(5, i)[1] for i in range(n)]
 
 
-# ------------------------------------------------------------------------------------------------ Sec. 3.1, Fig. 3; App. C: analysis
-
-def rate_of_change(before, after):
-    """{group: mean over its layers of || theta' - theta || / || theta ||}, of matrices and convolutions. Source: Fig. 3."""
-    rates = {"cross-attention": [], "self-attention": [], "the rest": []}
-    for name, theta in before.items():
-        if theta.ndim > 1:
-            group = "cross-attention" if ".attn2." in name else "self-attention" if ".attn1." in name else "the rest"
-            rates[group].append(float((after[name] - theta).norm() / theta.norm()))                     # Delta_l
-    return {group: sum(v) / len(v) for group, v in rates.items() if v}
-
+# ------------------------------------------------------------------------------------------------ what is looked at, and measured
 
 @torch.no_grad()
 def attention_maps(pipe, prompt, words, seed, sampling, guidance):
     """A picture (3, H, W), and where the words look while it is drawn, (len(words), 3, H, W) grey, each up to its maximum."""
-    ids, sums = pipe.tokenizer([prompt])[0].tolist(), []
+    ids = pipe.tokenizer([prompt])[0].tolist()
     places = [ids.index(pipe.tokenizer.encode(word)[0]) for word in words]
-
-    def look(maps):
-        mean = maps.chunk(2)[-1].mean((0, 1))[:, places]                                                # (N, words), with the prompt
-        side = round(len(mean) ** .5)
-        sums.append(F.interpolate(rearrange(mean, "(y x) w -> 1 w y x", y=side), (pipe.sample_size,) * 2, mode="bilinear"))
-        return maps
-    layers = pipe.unet.cross_attentions().values()
-    try:
-        for layer in layers:
-            layer.control = look
-        picture = pipe([prompt], 1, sampling, guidance, seed)
-    finally:
-        for layer in layers:
-            layer.control = None
-    total = F.interpolate(torch.stack(sums).float().mean(0), picture.shape[-2:], mode="bilinear")[0]
+    with recorded(pipe.unet) as maps:
+        picture = pipe(prompt, 1, sampling, guidance, seed)
+    square = lambda m: rearrange(m[-1:, :, places], "b (y x) w -> b w y x", y=math.isqrt(m.shape[1]))       # -1: with the prompt
+    total = sum(F.interpolate(square(m), (pipe.sample_size,) * 2, mode="bilinear") for m in maps.values())
+    total = F.interpolate(total, picture.shape[-2:], mode="bilinear")[0]
     return picture[0].cpu(), (total / total.amax((1, 2), keepdim=True))[:, None].repeat(1, 3, 1, 1).cpu()
 
 
@@ -435,31 +368,11 @@ def image_alignment(pictures, given):
     return float((a @ b.T).mean())
 
 
-# ------------------------------------------------------------------------------------------------ what was learned, in a folder
-
-def save_learned(folder, delta, args, metrics):
-    """delta.safetensors, each new word as a textual inversion of its own, metrics.json."""
-    deltas.write(folder / "delta.safetensors", delta, None)
-    for word, rows in delta.rows.items():
-        tokens.save(folder / f"{plain(word)}.safetensors", word, rows)
-    size = (folder / "delta.safetensors").stat().st_size
-    write_json(folder / "metrics.json", metrics | {"bytes": size, "numbers": delta.numbers, "device": str(args.device)})
-
-
-def plain(word):
-    """A name for a file: "<new1>" -> "new1"."""
-    return "".join(letter for letter in word if letter.isalnum() or letter in "-_") or "token"
-
-
-def read_learned(folders, unet):
-    """The Deltas in folders of `train`, or in files of any layout."""
-    paths = [Path(f) / "delta.safetensors" if Path(f).is_dir() else Path(f) for f in folders]
-    return [deltas.read(path, unet) for path in paths]
-
+# ------------------------------------------------------------------------------------------------ what to learn, and what was learned
 
 def use(pipe, args):
     """Puts what is in --learned into pipe, several merged. Returns the Delta, and numbers about the merge."""
-    learned = read_learned(args.learned, pipe.unet)
+    learned = [deltas.read(path, pipe.unet) for path in args.learned]
     if len(learned) > 1:
         return merge(pipe, learned, corpus(args))
     learned[0].apply(pipe)
@@ -493,14 +406,14 @@ def train(pipe, args):
     """Learns what the options say, on top of --start-from, in pipe. Returns the concepts, the Delta and metrics."""
     began, earlier = time.monotonic(), Delta({})
     if args.start_from:
-        earlier, = read_learned([args.start_from], pipe.unet)
+        earlier = deltas.read(args.start_from, pipe.unet)
         earlier.apply(pipe)
     concepts = concepts_of(args, pipe.sample_size * pipe.factor, len(earlier.rows))
     delta = learn(pipe, concepts, args)
     now = pipe.unet.state_dict()
     kept = {name: now[name].clone() for name in earlier.weights if name not in delta.weights}
     delta = Delta(delta.weights | kept, earlier.rows | delta.rows, earlier.classes | delta.classes)
-    return concepts, delta, {"seconds": time.monotonic() - began, "steps": args.done}
+    return concepts, delta, {"seconds": time.monotonic() - began, "steps": args.done, "device": str(pipe.device)}
 
 
 # ------------------------------------------------------------------------------------------------ command line
@@ -517,7 +430,7 @@ def demonstrate(args):
     word = concept.class_word
     before = many(), plain_class()
     _, delta, metrics = train(pipe, args)
-    save_learned(args.out, delta, args, metrics)
+    deltas.save(args.out, delta, metrics)
     word = concept.name
     after = many(), plain_class()
     other = "table" if concept.class_word == "chair" else "chair"
@@ -532,16 +445,16 @@ def demonstrate(args):
     metrics |= {"seconds": time.monotonic() - began, "image_alignment": image_alignment(after[0], concept.pictures),
                 "image_alignment_before": image_alignment(before[0], concept.pictures),
                 "class_kept": read(after[1]), "class_before": read(before[1])}
-    save_learned(args.out, delta, args, metrics)
+    written = ", ".join(path.name for path in deltas.save(args.out, delta, metrics))
     table = [{"": "new scenes: image alignment", "before": metrics["image_alignment_before"], "after": metrics["image_alignment"]},
              {"": f"plain: is a {concept.class_word}", "before": metrics["class_before"], "after": metrics["class_kept"]}]
     print(markdown(table, ["", "before", "after"]) + f"{metrics['steps']} steps, {metrics['seconds']:.0f} s, {delta.nbytes / 1e6:.2f} MB")
-    print(f"written to {args.out}: figure.png, delta.safetensors, {plain(concept.token)}.safetensors, metrics.json")
+    print(f"written to {args.out}: figure.png, {written}, metrics.json")
 
 
 def train_command(args):
     _, delta, metrics = train(load(args), args)
-    save_learned(args.out, delta, args, metrics)
+    deltas.save(args.out, delta, metrics)
     print(f"{metrics['steps']} steps, {metrics['seconds']:.0f} s; written: {args.out / 'delta.safetensors'}, {delta.nbytes / 1e6:.2f} MB")
 
 
@@ -549,47 +462,25 @@ def sample_command(args):
     prompts = read_prompts(args.prompts) if args.prompts else [args.prompt]
     pipe = load(args)
     use(pipe, args)
-    parts = [pipe(prompts[i:i + 8], args.n, args.sampling, args.guidance, args.seed).cpu() for i in range(0, len(prompts), 8)]
-    pictures = torch.cat(parts)
-    write_tensors(args.out / "samples.safetensors", {"images": (pictures.clamp(0, 1) * 255).round().byte()})
-    images.save(args.out / "samples.png", images.grid(pictures, args.n, row_labels=prompts, scale=2 if pictures.shape[-1] < 128 else 1))
-    print(f"written to {args.out}: samples.safetensors, samples.png, {len(pictures)} pictures")
-
-
-def read_prompts(path):
-    try:
-        prompts = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read the prompts {path}: {getattr(error, 'strerror', None) or error}") from error
-    if not isinstance(prompts, list) or not prompts or not all(isinstance(p, str) for p in prompts):
-        raise ValueError(f"{path} must hold a list of prompts, such as [\"a <new1> cat in the snow\"]")
-    return prompts
+    images.save_samples(args.out, pipe(prompts, args.n, args.sampling, args.guidance, args.seed), prompts)
+    print(f"written to {args.out}: samples.safetensors, samples.png, {len(prompts) * args.n} pictures")
 
 
 def merge_command(args):
     if len(args.learned) < 2:
         raise ValueError("merge needs two or more folders after --learned")
     delta, numbers = use(load(args), args)
-    save_learned(args.out, delta, args, numbers)
+    deltas.save(args.out, delta, numbers | {"device": str(args.device)})
     print("  ".join(f"{name} {value:.3g}" for name, value in numbers.items()))
     print(f"written: {args.out / 'delta.safetensors'}")
 
 
 def export_command(args):
-    pipe = load(args)
-    delta, = read_learned(args.learned[:1], pipe.unet)
     if len(args.learned) > 1:
         raise ValueError("export takes one folder; merge several first")
-    if args.layout.startswith("lora"):
-        path = args.out / "lora.safetensors"
-        delta.lora(pipe.unet, args.ratio).save(path, "diffusers" if args.layout == "lora-diffusers" else "kohya")
-    else:
-        path = args.out / {"adobe": "delta.bin", "compvis": "delta.ckpt", "diffusers": "pytorch_custom_diffusion_weights.bin",
-                           "minidiff": "delta.safetensors"}[args.layout]
-        deltas.write(path, delta if args.ratio == 1 else delta.compressed(pipe.unet, args.ratio), pipe.unet, args.layout)
-    for word, rows in delta.rows.items():
-        tokens.save(args.out / f"{plain(word)}.safetensors", word, rows)
-    print(f"written: {path}, {path.stat().st_size / 1e6:.2f} MB, and {', '.join(f'{plain(w)}.safetensors' for w in delta.rows)}")
+    pipe = load(args)
+    path, *words = deltas.export(args.out, deltas.read(args.learned[0], pipe.unet), pipe.unet, args.layout, args.ratio)
+    print(f"written: {path}, {path.stat().st_size / 1e6:.2f} MB, and {', '.join(word.name for word in words)}")
 
 
 def analyze(args):
@@ -640,13 +531,14 @@ def arguments(argv=None):
     new = lambda name, text, *parents: verbs.add_parser(name, help=text, description=text, parents=[common, *parents], **how)
     new("train", "learn one or several concepts", learning)
     new("analyze", "rate of change of the layers, compression of the change", learning)
-    sample, merging, export = new("sample", "pictures with what was learned; several are merged"), new("merge", "several concepts in one file"), \
-        new("export", "one concept, or what was merged, as files for other programs")
+    sample = new("sample", "pictures with what was learned; several are merged")
+    merging = new("merge", "several concepts in one file")
+    export = new("export", "one concept, or what was merged, as files for other programs")
     for verb in (sample, merging, export):
         verb.add_argument("--learned", nargs="+", required=True, metavar="DIR", help="folders that train wrote, or delta files of any layout")
     sample.add_argument("--prompts", help="JSON file with a list of prompts")
     sample.add_argument("--prompt", default="a <new1> cat in the snow", help="a single one")
-    export.add_argument("--layout", default="lora", choices=("lora", "lora-diffusers", *deltas.LAYOUTS), help="kind of file")
+    export.add_argument("--layout", default="lora", choices=list(deltas.EXPORTS), help="kind of file")
     export.add_argument("--ratio", type=float, default=1.0, help="share of the singular values to keep (paper: 0.6 is 5 times smaller)")
     table = new("eval", "the paper's tables, on toybox")
     table.add_argument("--table", default="all", help="all, or one of main, pairs, ablation, class")

@@ -34,22 +34,21 @@ What is stored is the whole UNet, DIR/unet, in half precision: it can take the p
 "a q cat") in the prompt. `eval`, beside other methods: papers/custom_diffusion.py eval.
 """
 import argparse
-import json
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tqdm import trange
 
 import minidiff
 from minidiff import devices, images, tokens, toybox
-from minidiff.checkpoints import save_folder, write_json, write_tensors
+from minidiff.checkpoints import save_folder, write_json
 from minidiff.clip import CLIPText
+from minidiff.pipeline import read_prompts
 from minidiff.samplers import noise, sample
 from minidiff.toybox.individuals import CLASS_WORDS, HELD_OUT
+from minidiff.training import progress, update
 from minidiff.unet import UNet
 
 TEMPLATES = ["a {}", "a photo of a {}"]
@@ -124,32 +123,10 @@ def fine_tune(pipe, concepts, args):
             else:
                 loss = F.mse_loss(eps_hat, eps)
             optimizer.param_groups[0]["lr"] = args.lr * min(1, 2 - 2 * step / total)
-            update(optimizer, parameters, loss, step, bar)
+            update(optimizer, loss, step, bar, clip=1.0)
     for module in trained:
         module.requires_grad_(False)
     return bar.n
-
-
-@contextmanager
-def progress(steps, what):
-    """A progress bar over the steps; Ctrl-C ends the loop inside, and what was learned stays as far as it got."""
-    bar = trange(steps, desc=what)
-    try:
-        yield bar
-    except KeyboardInterrupt:
-        print(f"\nstopped after {bar.n} of {steps} steps; going on with what was learned")
-    finally:
-        bar.close()
-
-
-def update(optimizer, parameters, loss, step, bar):
-    if not torch.isfinite(loss):
-        raise FloatingPointError(f"the loss is {loss.item()} at step {step}; lower --lr")
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimizer.step()
-    bar.set_postfix(loss=f"{loss.item():.4f}")
 
 
 # ------------------------------------------------------------------------------------------------ what is learned, what is drawn
@@ -222,28 +199,6 @@ def load_learned(pipe, folder):
         pipe.text_encoder = CLIPText.from_pretrained(folder / "text_encoder", pipe.device, pipe.dtype)
 
 
-def read_prompts(args):
-    """The prompts of --prompts FILE.json, a list, or of --prompt."""
-    if not args.prompts:
-        return [args.prompt]
-    try:
-        prompts = json.loads(Path(args.prompts).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read the prompts {args.prompts}: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"{args.prompts} is no list of prompts in JSON: {error}") from error
-    if not isinstance(prompts, list) or not prompts or not all(isinstance(p, str) for p in prompts):
-        raise ValueError(f"{args.prompts} must hold a list of texts")
-    return prompts
-
-
-def draw(pipe, prompts, n, args):
-    """n pictures of each prompt, (P n, 3, H, W) in [0, 1], on the CPU; a few prompts at a time, for the memory's sake."""
-    group = max(1, 32 // n)
-    return torch.cat([pipe(prompts[i:i + group], n=n, steps=args.sampling, guidance=args.guidance, seed=args.seed).cpu()
-                      for i in range(0, len(prompts), group)])
-
-
 # ------------------------------------------------------------------------------------------------ command line
 
 def demonstrate(args):
@@ -252,7 +207,7 @@ def demonstrate(args):
     pipe = load_model(args)
     concepts, metrics = learn_and_save(pipe, args)
     prompts = [scene.format(c.name) for c in concepts for scene in SCENES] + [f"a photo of a {c.class_word}" for c in concepts]
-    drawn = draw(pipe, prompts, 4, args).unflatten(0, (len(prompts), 4))
+    drawn = pipe(prompts, 4, args.sampling, args.guidance, args.seed).cpu().unflatten(0, (len(prompts), 4))
     shown = torch.stack([c.pictures[torch.arange(4) % len(c.pictures)] for c in concepts])
     images.save_figure(args.out / "figure.png", torch.cat([shown, drawn]), title="DreamBooth",
                        row_labels=[f"given: {c.name}" for c in concepts] + prompts)
@@ -269,14 +224,13 @@ def train_command(args):
 
 
 def sample_command(args):
-    prompts, pipe = read_prompts(args), load_model(args)
+    prompts = read_prompts(args.prompts) if args.prompts else [args.prompt]
+    pipe = load_model(args)
     if len(args.learned) > 1:
         raise ValueError(f"{len(args.learned)} folders; each holds a whole UNet, so only one can be used. Learn several concepts "
                          "together: train --concept cat --concept chair, or --images and --class-word repeated")
     load_learned(pipe, args.learned[0])
-    drawn = draw(pipe, prompts, args.n, args)
-    write_tensors(args.out / "samples.safetensors", {"images": (drawn * 255).round().byte()})
-    images.save_figure(args.out / "samples.png", drawn.unflatten(0, (len(prompts), args.n)), row_labels=prompts)
+    images.save_samples(args.out, pipe(prompts, args.n, args.sampling, args.guidance, args.seed), prompts)
     print(f"written to {args.out}: samples.safetensors, samples.png")
 
 

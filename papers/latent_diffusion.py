@@ -35,7 +35,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import minidiff
@@ -45,8 +44,7 @@ from minidiff.clip import CLIPText
 from minidiff.schedule import Schedule
 from minidiff.tokenizer import Tokenizer
 from minidiff.toybox.judge import fresh_captions, judge
-from minidiff.toybox.scenes import KINDS
-from minidiff.toybox.store import prepare
+from minidiff.toybox.store import kind_shares, prepare
 from minidiff.toybox.world import CLASSES
 from minidiff.training import Run, count, main_process_first
 from minidiff.unet import UNet, zero_residuals
@@ -55,7 +53,7 @@ from minidiff.vae import VAE
 VAE_CONFIG = dict(block_out_channels=(48, 96), latent_channels=8, layers_per_block=1, norm_num_groups=3, patch_size=2)
 UNET_CONFIG = dict(in_channels=8, out_channels=8, block_out_channels=(80, 160), layers_per_block=1, attention_head_dim=4,
                    cross_attention_dim=128, norm_num_groups=5,
-                   down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"))
+                   down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2)
 TEXT_CONFIG = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4, max_position_embeddings=32)
 
 
@@ -175,9 +173,13 @@ def train_unet(store, args):
 
 
 def go_on_from(model, modules, device):
-    """Fill the modules, before training, with the weights of another model; None leaves them new."""
+    """Fill the modules, before training, with the weights of another model; None leaves them new.
+
+    Layers that the other model lacks stay new as well: behind their zeros (`zero_residuals`) they change nothing at first.
+    """
     for name, module in modules.items() if model else ():
-        load_strict(module, {k: t.float() for k, t in read_folder(find(model) / name).items()}, f"{model}, {name}")
+        known = {k: t.float() for k, t in read_folder(find(model) / name).items()}
+        load_strict(module, module.state_dict() | known, f"{model}, {name}")
         module.to(device, memory_format=torch.channels_last)
 
 
@@ -336,17 +338,6 @@ def row(name, values):
 STAGES = {"autoencoder": train_autoencoder, "unet": train_unet, "decoder": train_decoder}
 
 
-def shares(text):
-    """{kind: share} from "portrait=.3,pair=.7"; argparse makes a sentence of what is raised."""
-    try:
-        kinds = {name: float(share) for name, share in (part.split("=") for part in text.split(","))}
-    except ValueError:
-        kinds = {}
-    if not kinds or not set(kinds) <= set(KINDS) or min(kinds.values()) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected KIND=SHARE,... with kinds from {', '.join(KINDS)} and shares above 0")
-    return kinds
-
-
 def arguments(argv=None):
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--device", default=None, help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
@@ -370,7 +361,7 @@ def arguments(argv=None):
     train.add_argument("--gamma", type=float, default=5.0, help="Min-SNR gamma; 0: the paper's unweighted Eq. (3)")
     train.add_argument("--drop", type=float, default=0.1, help="share of captions dropped")
     train.add_argument("--pictures", type=int, default=100_000, help="pictures drawn ahead")
-    train.add_argument("--kinds", type=shares, default=None, metavar="KIND=SHARE,...",
+    train.add_argument("--kinds", type=kind_shares, default=None, metavar="KIND=SHARE,...",
                        help="how often each kind of picture is drawn, such as portrait=.3,pair=.3,hand=.1 (default: as the world has them)")
     train.add_argument("--init", default=None, help="begin with the weights of this model, toybox or a folder, not with new ones")
     train.add_argument("--fresh", action="store_true", help="start again although there is a checkpoint")

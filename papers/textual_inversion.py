@@ -28,19 +28,18 @@ Run     python papers/textual_inversion.py                                     l
 In prompts <new1> stands for the noun: "a <new1> in a garden". `eval`, beside other methods: papers/custom_diffusion.py eval.
 """
 import argparse
-import json
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tqdm import trange
 
 import minidiff
 from minidiff import devices, images, tokens, toybox
-from minidiff.checkpoints import write_json, write_tensors
+from minidiff.checkpoints import write_json
+from minidiff.pipeline import read_lines, read_prompts
 from minidiff.toybox.individuals import CLASS_WORDS, HELD_OUT
+from minidiff.training import progress, update
 
 TEMPLATES = ["a {}", "a photo of a {}", "a picture of a {}", "a photo of the {}"]
 SCENES = ["a {} in a room", "a {} at the beach", "a {} at night", "a red {} in the snow", "a {} next to a blue chair"]
@@ -77,27 +76,6 @@ def learn(pipe, pictures, args):
     return learned, bar.n
 
 
-@contextmanager
-def progress(steps, what):
-    """A progress bar over the steps; Ctrl-C ends the loop inside, and what was learned stays as far as it got."""
-    bar = trange(steps, desc=what)
-    try:
-        yield bar
-    except KeyboardInterrupt:
-        print(f"\nstopped after {bar.n} of {steps} steps; going on with what was learned")
-    finally:
-        bar.close()
-
-
-def update(optimizer, loss, step, bar):
-    if not torch.isfinite(loss):
-        raise FloatingPointError(f"the loss is {loss.item()} at step {step}; lower --lr")
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    bar.set_postfix(loss=f"{loss.item():.4f}")
-
-
 # ------------------------------------------------------------------------------------------------ what is learned, what is drawn
 
 def given(args, size):
@@ -111,39 +89,12 @@ def given(args, size):
 
 def read_templates(path):
     """Lines of a file, each with {} in place of the new word."""
-    lines = [line.strip() for line in read_text(path, "templates").splitlines() if line.strip()]
+    lines = read_lines(path, "templates")
     wrong = [line for line in lines if line.count("{}") != 1 or line.count("{") != 1 or line.count("}") != 1]
     if wrong or not lines:
         raise ValueError(f"{path}: every line must hold {{}} once, in place of the new word"
                          + (f"; not so: {wrong[0]!r}" if wrong else ""))
     return lines
-
-
-def read_prompts(args):
-    """The prompts of --prompts FILE.json, a list, or of --prompt."""
-    if not args.prompts:
-        return [args.prompt]
-    try:
-        prompts = json.loads(read_text(args.prompts, "prompts"))
-    except ValueError as error:
-        raise ValueError(f"{args.prompts} is no list of prompts in JSON: {error}") from error
-    if not isinstance(prompts, list) or not prompts or not all(isinstance(p, str) for p in prompts):
-        raise ValueError(f"{args.prompts} must hold a list of texts")
-    return prompts
-
-
-def read_text(path, what):
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read the {what} {path}: {getattr(error, 'strerror', None) or error}") from error
-
-
-def draw(pipe, prompts, n, args):
-    """n pictures of each prompt, (P n, 3, H, W) in [0, 1], on the CPU; a few prompts at a time, for the memory's sake."""
-    group = max(1, 32 // n)
-    return torch.cat([pipe(prompts[i:i + group], n=n, steps=args.sampling, guidance=args.guidance, seed=args.seed).cpu()
-                      for i in range(0, len(prompts), group)])
 
 
 def learn_and_save(pipe, args):
@@ -170,9 +121,10 @@ def demonstrate(args):
     pipe = load_model(args)
     pictures, metrics = learn_and_save(pipe, args)
     n = len(pictures)
-    drawn = draw(pipe, [scene.format(args.token) for scene in SCENES], n, args).unflatten(0, (len(SCENES), n))
+    prompts = [scene.format(args.token) for scene in SCENES]
+    drawn = pipe(prompts, n, args.sampling, args.guidance, args.seed).cpu().unflatten(0, (len(prompts), n))
     images.save_figure(args.out / "figure.png", torch.cat([pictures[None], drawn]), title=f"Textual Inversion: {args.token}",
-                       row_labels=["given", *(scene.format(args.token) for scene in SCENES)])
+                       row_labels=["given", *prompts])
     metrics |= {"seconds training": metrics["seconds"], "seconds": time.monotonic() - began}
     write_json(args.out / "metrics.json", metrics)
     print(f"{metrics['vectors']} vector(s), {metrics['bytes']} bytes; {metrics['steps']} steps in {metrics['seconds training']:.0f} s, "
@@ -186,12 +138,11 @@ def train_command(args):
 
 
 def sample_command(args):
-    prompts, pipe = read_prompts(args), load_model(args)
+    prompts = read_prompts(args.prompts) if args.prompts else [args.prompt]
+    pipe = load_model(args)
     for folder in args.learned:
         tokens.load(pipe, folder / "learned.safetensors" if folder.is_dir() else folder)
-    drawn = draw(pipe, prompts, args.n, args)
-    write_tensors(args.out / "samples.safetensors", {"images": (drawn * 255).round().byte()})
-    images.save_figure(args.out / "samples.png", drawn.unflatten(0, (len(prompts), args.n)), row_labels=prompts)
+    images.save_samples(args.out, pipe(prompts, args.n, args.sampling, args.guidance, args.seed), prompts)
     print(f"written to {args.out}: samples.safetensors, samples.png")
 
 

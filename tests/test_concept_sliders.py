@@ -162,11 +162,11 @@ def test_training_brings_the_student_closer_to_the_target(pipe):
 def test_ctrl_c_keeps_the_slider_as_far_as_it_got(pipe, monkeypatch, capsys):
     calls = []
 
-    def stop_at_the_second(*args, original=paper.update):
+    def stop_at_the_second(*args, original=paper.update, **how):
         calls.append(args)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return original(*args)
+        return original(*args, **how)
     monkeypatch.setattr(paper, "update", stop_at_the_second)
     slider = paper.train_text_slider(pipe, [paper.AGE], options(steps=5))
     assert "stopped after 1 of 5" in capsys.readouterr().out
@@ -174,7 +174,7 @@ def test_ctrl_c_keeps_the_slider_as_far_as_it_got(pipe, monkeypatch, capsys):
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_step(pipe):
-    with pytest.raises(FloatingPointError, match="at step 0"):
+    with pytest.raises(FloatingPointError, match="at step 0; lower --lr or eta"):
         paper.train_text_slider(pipe, [paper.AGE | {"eta": float("inf")}], options(steps=3))
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from tables import custom_diffusion as tables
+from tables import customization_analysis
 
 from minidiff import toybox
 from minidiff.checkpoints import write_json, write_tensors
@@ -129,6 +130,16 @@ def test_numbers_are_averaged_over_concepts_first_and_nan_is_left_out():
     nan = float("nan")
     assert tables.average([{"a": 1.0, "b": nan}, {"a": 3.0, "b": 5.0}]) == {"a": 2.0, "b": 5.0}
     assert tables.summary([{"KID": 1.0, "MB": .0123}, {"KID": 3.0, "MB": .0123}]) == {"KID": "2.0 ± 1.4", "MB": "0.012 ± 0.000"}
+
+
+def test_the_rate_of_change_is_relative_to_each_layer_and_a_mean_over_its_group():
+    before = {"a.attn2.to_k.weight": torch.ones(2, 2), "b.attn2.to_v.weight": 2 * torch.ones(2, 2), "c.attn1.to_q.weight": torch.ones(3, 3),
+              "d.conv.weight": torch.ones(1, 1, 3, 3), "d.conv.bias": torch.ones(3)}
+    after = {name: w + .5 for name, w in before.items()} | {"d.conv.weight": torch.ones(1, 1, 3, 3)}
+    assert customization_analysis.rate_of_change(before, after) == pytest.approx({"cross-attention": .375, "self-attention": .5, "the rest": 0})
+    bars = customization_analysis.bars({"x": .5, "y": 1.0}, "changes")
+    width = lambda top: int((bars[2, top + 8] < .9).sum())
+    assert bars.shape[0] == 3 and width(56) > 1.6 * width(30)
 
 
 def test_a_method_that_fails_is_one_sentence(tmp_path, monkeypatch):

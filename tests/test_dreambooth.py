@@ -72,7 +72,7 @@ def test_without_a_prior_nothing_is_drawn_and_the_loss_is_of_the_subject_alone(p
     monkeypatch.setattr(paper, "class_latents", None)
     pipe, losses = minidiff.load("toybox", "cpu"), []
     paper.name_rare_words(pipe, [concept(pictures)])
-    monkeypatch.setattr(paper, "update", lambda optimizer, parameters, loss, step, bar: losses.append(loss.item()))
+    monkeypatch.setattr(paper, "update", lambda optimizer, loss, step, bar, clip: losses.append((loss.item(), clip)))
     args = options("--prior", "0", "--batch", "2")
     paper.fine_tune(pipe, [concept(pictures)], args)
     generator = torch.Generator().manual_seed(args.seed)
@@ -82,7 +82,8 @@ def test_without_a_prior_nothing_is_drawn_and_the_loss_is_of_the_subject_alone(p
     with torch.no_grad():
         z_t = pipe.schedule.add_noise(pipe.encode(pictures)[i], eps, t)
         e = pipe.unet(z_t, t, pipe.encode_prompts(texts).context)
-    assert losses == pytest.approx([float((e - eps).square().mean())], rel=1e-4)
+    (loss, clip), = losses
+    assert loss == pytest.approx(float((e - eps).square().mean()), rel=1e-4) and clip == 1
 
 
 def test_names_get_the_embeddings_of_words_that_no_caption_of_toybox_contains(pictures):

@@ -2,6 +2,7 @@
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from minidiff import images
@@ -51,6 +52,8 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path):
     for i, name in enumerate(["b.png", "a.png", "c.PNG"]):
         images.save(tmp_path / name, torch.full((3, 8, 8), i / 2))
     (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / ".hidden.png").write_text("nor is this")
+    assert [path.name for path in images.files(str(tmp_path))] == ["a.png", "b.png", "c.PNG"]
     assert_close(images.load_folder(tmp_path, 8)[:, 0, 0, 0], torch.tensor([128 / 255, 0.0, 1.0]))
 
 
@@ -119,6 +122,27 @@ def test_a_figure_is_written_with_one_row_per_seed(tmp_path):
         images.save_figure(tmp_path / "figure.png", torch.rand(3, 2, 3, 16, 16), ["seed 0", "seed 1"])
     with pytest.raises(ValueError, match="rows, columns, 3, H, W"):
         images.save_figure(tmp_path / "figure.png", torch.rand(2, 3, 16, 16))
+
+
+@pytest.mark.parametrize("side, scale", [(16, 2), (128, 1)])
+def test_samples_are_written_as_numbers_and_as_a_row_for_each_prompt(tmp_path, side, scale):
+    made = torch.stack([picture(side, side, seed=i) for i in range(6)])
+    made[0, :, 0, :2] = torch.tensor([1.0, 0.0])
+    rough = made - .001                                                      # less than half a level
+    rough[0, :, 0, :2] = torch.tensor([1.5, -.5])
+    images.save_samples(tmp_path / "deep", rough, ["a red cat", "a blue chair"])
+    stored = load_file(tmp_path / "deep" / "samples.safetensors")
+    assert list(stored) == ["images"] and torch.equal(stored["images"], (made * 255).round().byte())
+    assert {path.name for path in (tmp_path / "deep").iterdir()} == {"samples.safetensors", "samples.png"}
+    want = images.grid(made, 3, row_labels=["a red cat", "a blue chair"], scale=scale)
+    assert_close(images.load(tmp_path / "deep" / "samples.png"), want, atol=1e-3, rtol=0)
+
+
+def test_samples_that_are_not_as_many_of_each_prompt_are_refused_and_leave_no_file(tmp_path):
+    for n, prompts in [(3, ["a", "b"]), (0, ["a"]), (3, [])]:
+        with pytest.raises(ValueError, match=f"{n} pictures of {len(prompts)} prompts"):
+            images.save_samples(tmp_path, torch.rand(n, 3, 16, 16), prompts)
+    assert not list(tmp_path.iterdir())
 
 
 def test_clip_pixels_of_an_image_of_the_right_size_are_only_normalised():

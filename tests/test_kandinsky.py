@@ -82,6 +82,7 @@ def test_pictures_depend_on_prompt_seed_and_negative_but_not_on_the_batch(pipe):
     out = pipe(["a red cat", "a blue chair"], n=2, steps=2, seed=5)
     assert out.shape == (4, 3, 8, 8) and 0 <= out.min() and out.max() <= 1
     assert_close(pipe("a blue chair", steps=2, seed=6)[0], out[3], atol=1e-4, rtol=0)
+    assert_close(pipe(["a red cat", "a blue chair"], n=2, steps=2, seed=5, batch=1), out, atol=1e-4, rtol=0)
     for other in (out[1], out[2], pipe("a red cat", steps=2, seed=5, negative="a blue chair")[0]):
         assert (other - out[0]).abs().max() > 1e-3
 

@@ -18,13 +18,11 @@ import minidiff
 from minidiff import images, lora
 from minidiff.__main__ import main
 from minidiff.checkpoints import CheckpointError, read_config, save_folder, write_json
-from minidiff.clip import CLIPText
 from minidiff import devices
 from minidiff import pipeline, single_file
 from minidiff.pipeline import Condition, StableDiffusionXL, TextToImage, load
 from minidiff.samplers import ddim_invert, noise, sample
 from minidiff.schedule import Schedule
-from minidiff.tokenizer import Tokenizer
 from minidiff.unet import UNet
 from minidiff.vae import VAE
 
@@ -139,6 +137,18 @@ def test_every_prompt_may_have_a_seed_of_its_own(pipe):
         pipe(["a red cat", "a blue chair"], steps=3, seed=[1, 2, 3])
 
 
+@pytest.mark.parametrize("which", ["folder", "xl_folder"])
+@pytest.mark.parametrize("batch, largest", [(1, 1), (2, 2), (3, 3), (7, 6), (100, 9)])       # whole prompts as far as they fit
+def test_pictures_are_drawn_a_few_at_a_time_and_are_the_same(request, which, batch, largest):
+    pipe, seen = load(request.getfixturevalue(which), device="cpu"), []
+    draw = lambda **how: pipe(["a red cat", "a blue chair", "a red chair"], 3, 2, seed=[5, 9, 40], eta=1.0, method="ddim", **how)
+    want = draw()
+    pipe.unet.register_forward_hook(lambda unet, args, out: seen.append(len(out) // 2))      # two halves of guidance
+    assert_close(draw(batch=batch), want, atol=1e-4, rtol=0)
+    assert max(seen) == largest and sum(seen) == 2 * 9
+    assert (want[None] - want[:, None]).abs().amax((2, 3, 4))[~torch.eye(9).bool()].min() > 1e-3             # nine different pictures
+
+
 @pytest.mark.parametrize("method, eta", [("ddim", 0.0), ("ddim", 1.0), ("ddpm", 0.0)])
 def test_same_seed_same_picture_at_every_batch_size(pipe, method, eta):
     batch = pipe("a red cat", n=3, steps=3, seed=7, method=method, eta=eta)
@@ -236,11 +246,16 @@ def test_the_callback_sees_latents_and_progress_counts(pipe, capsys):
     pipe("a red cat", steps=3, callback=lambda i, t, x: seen.append((i, t, x.shape)), progress=True)
     assert [i for i, t, shape in seen] == [0, 1, 2] and seen[0][2] == (1, 4, 8, 8)
     assert capsys.readouterr().err.endswith("step 3 of 3\n")
+    pipe("a red cat", n=3, steps=3, callback=lambda i, t, x: seen.append((i, t, x.shape)), progress=True, batch=2)
+    assert [(i, len(shape)) for i, t, shape in seen[3:]] == [(i, 4) for i in (0, 1, 2)] * 2 and seen[-1][2][0] == 1
+    shown = capsys.readouterr().err
+    assert shown.endswith("step 6 of 6\n") and shown.count("\n") == 1
 
 
 @pytest.mark.parametrize("call", [dict(prompts=[]), dict(prompts="a", n=0), dict(prompts="a", steps=0),
                                   dict(prompts="a", steps=5000), dict(prompts="a", method="heun"),
-                                  dict(prompts="a", size=15), dict(prompts="a", size=(16, 0)), dict(prompts="a", size=(16,))])
+                                  dict(prompts="a", size=15), dict(prompts="a", size=(16, 0)), dict(prompts="a", size=(16,)),
+                                  dict(prompts="a", batch=0)])
 def test_impossible_requests_are_refused(pipe, call):
     with pytest.raises(ValueError, match="expected"):
         pipe(**call)
@@ -250,6 +265,32 @@ def test_latents_that_are_not_finite_are_reported(pipe):
     pipe.unet.conv_out.bias.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="not finite after 2 steps"):
         pipe("a red cat", steps=2)
+
+
+def test_prompts_and_lines_are_read_from_files(tmp_path):
+    (tmp_path / "p.json").write_text('["a <new1> cat", "ein M\u00e4dchen"]', encoding="utf-8")
+    (tmp_path / "l.txt").write_text("\n  a red cat \n\n\t\na blue chair", encoding="utf-8")
+    assert pipeline.read_prompts(tmp_path / "p.json") == ["a <new1> cat", "ein M\u00e4dchen"]
+    assert pipeline.read_lines(tmp_path / "l.txt", "captions") == ["a red cat", "a blue chair"]
+
+
+@pytest.mark.parametrize("text, message", [('{"a": 1}', "must hold a list of prompts"), ("[]", "must hold a list of prompts"),
+                                           ("[1]", "must hold a list of prompts"), ("not json", "cannot read the prompts"),
+                                           (b"[\xff]", "cannot read the prompts"), (None, "cannot read the prompts")])
+def test_prompts_must_be_a_list_of_texts(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "p.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=f"{message}.*p.json|p.json {message}") as error:
+        pipeline.read_prompts(str(tmp_path / "p.json"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe a cat"])
+def test_lines_that_cannot_be_read_say_what_they_should_have_been(tmp_path, content):
+    if content:
+        (tmp_path / "l.txt").write_bytes(content)
+    with pytest.raises(ValueError, match="cannot read the captions .*l.txt: "):
+        pipeline.read_lines(tmp_path / "l.txt", "captions")
 
 
 SINGLE = Path(__file__).parent / "golden"

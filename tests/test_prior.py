@@ -139,6 +139,15 @@ def test_padding_changes_nothing_and_every_other_token_counts():
 
 
 @torch.no_grad()
+def test_short_captions_are_read_alike_beside_a_long_one_and_alone():
+    """Alone, what is padding in all of them is left out."""
+    prior, (z_t, t, pooled, hidden, mask) = tiny(), batch()
+    mask[1] = torch.tensor([True, False, True, False, False])                 # padding also in between
+    together = prior(z_t, t, pooled, hidden, mask)
+    assert_close(prior(z_t[1:], t[1:], pooled[1:], hidden[1:], mask[1:]), together[1:])
+
+
+@torch.no_grad()
 def test_a_caption_without_any_token_gives_a_finite_prediction():
     z_t, t, pooled, hidden, mask = batch()
     prediction = tiny()(z_t, t, pooled, hidden, torch.zeros_like(mask))

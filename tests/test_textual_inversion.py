@@ -146,10 +146,3 @@ def test_templates_that_are_none_are_named(tmp_path, text, wrong):
     with pytest.raises(ValueError, match="once, in place of the new word") as error:
         paper.read_templates(tmp_path / "t.txt")
     assert wrong in str(error.value)
-
-
-@pytest.mark.parametrize("text", ['{"a": 1}', "[]", "[1]", "not json"])
-def test_prompts_must_be_a_list_of_texts(tmp_path, text):
-    (tmp_path / "p.json").write_text(text)
-    with pytest.raises(ValueError, match="p.json"):
-        paper.read_prompts(argparse.Namespace(prompts=str(tmp_path / "p.json")))

@@ -118,6 +118,14 @@ def test_freezing_keeps_what_was_learned(pipe):
     assert_close(states(pipe, "a red <new2>"), want)
 
 
+def test_rare_tokens_are_letters_that_captions_use_seldom_and_no_part_of_another():
+    tokenizer = Tokenizer.train(["cat cats dog", "bird"])
+    words = ["dog cat"] * 7 + ["bird"] * 20 + ["x"] * 6
+    name = {i: symbol.removesuffix("</w>") for symbol, i in tokenizer.vocab.items()}
+    assert [name[i] for i in tokens.rare(tokenizer, words)] == ["x", "dog"]      # "cat" is in "cats"; "bird" is too frequent
+    assert "dog" not in [name[i] for i in tokens.rare(tokenizer, words, most=6)]
+
+
 def test_freezing_without_a_learned_token_is_an_error(pipe):
     with pytest.raises(ValueError, match="not learning a token"):
         tokens.freeze(pipe)

@@ -322,6 +322,20 @@ def test_held_out_pictures_are_clean_photos():
     assert {(s.style, s.distortion) for s in toybox.held_out("cat", 40, size=16).scenes} == {("photo", 0)}
 
 
+@pytest.mark.parametrize("word", ["cat", "pot", "person"])
+def test_ordinary_members_of_a_class_are_clean_photos_with_captions_of_training(word):
+    b = toybox.of_class(word, 12, 3, size=32)
+    assert b.images.shape == (12, 3, 32, 32) and {(s.style, s.distortion) for s in b.scenes} == {("photo", 0)}
+    said = {word, MEMBERS.get(word)} if word != "pot" else {"pot"}
+    assert all(said & set(re.findall(r"\w+", c)) for c in b.captions) and len(set(b.captions)) > 6
+    if word == "person":
+        assert all(s.portrait and not s.things for s in b.scenes)
+    else:
+        assert all([t.member for t in s.things] == [word] and (s.things[0].color, word) not in UNSEEN for s in b.scenes)
+    again, longer = toybox.of_class(word, 12, 3, size=32), toybox.of_class(word, 12, 4, size=32)
+    assert torch.equal(b.images, again.images) and b.captions == again.captions and not torch.equal(b.images, longer.images)
+
+
 # ------------------------------------------------------------------------------------------------ portraits
 
 @pytest.mark.parametrize("change, where", [
@@ -432,6 +446,7 @@ def test_hands_have_as_many_fingers_as_asked():
 
 @pytest.mark.parametrize("call, choices", [
     (lambda: toybox.sample(1, seed=0, kind="portraits"), KINDS), (lambda: toybox.held_out("lion"), HELD_OUT),
+    (lambda: toybox.of_class("zebra", 1), (*MEMBERS, "person")),
     (lambda: Paint((1, 0, 0), "zigzag")(np.zeros((2, 2)), np.zeros((2, 2)), .1), PATTERNS),
     (lambda: draw_ornament(Canvas(32), "moon", 0, 0, .3, (1, 0, 0)), ORNAMENTS)])
 def test_an_unknown_name_raises_an_error_that_lists_the_choices(call, choices):

@@ -1,4 +1,4 @@
-"""Properties of minidiff.training.Run: a run can be killed and goes on exactly, its learning rate and average are as said."""
+"""Properties of minidiff.training: a run can be killed and goes on exactly, its learning rate and average are as said; short loops."""
 import os
 import signal
 
@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from minidiff.checkpoints import CheckpointError
-from minidiff.training import Run
+from minidiff.training import Run, progress, update
 
 INPUTS = torch.linspace(-1, 1, 12).view(4, 3)
 
@@ -261,3 +261,48 @@ def test_a_parameter_that_one_process_did_not_use_counts_as_a_gradient_of_zero(t
     run._share_gradients()
     assert (run.parameters[0].grad == 0).all()
     assert all((p.grad == 1.5).all() for p in run.parameters[1:])
+
+
+# short loops -----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("until, made", [(None, 5), (0, 0), (2, 2)])
+def test_a_short_loop_counts_its_steps_and_ctrl_c_ends_it_and_nothing_else(capsys, until, made):
+    with progress(5, "learning") as bar:
+        for step in bar:
+            if step == until:
+                raise KeyboardInterrupt
+    assert bar.n == made
+    shown = capsys.readouterr()
+    assert "learning" in shown.err and (f"stopped after {made} of 5 steps" in shown.out) == (until is not None)
+
+
+def test_other_errors_leave_a_short_loop_as_they_are():
+    with pytest.raises(FloatingPointError), progress(5, "learning") as bar:
+        for _ in bar:
+            raise FloatingPointError
+    assert bar.disable                                        # closed
+
+
+def learner(lr=.1):
+    w = torch.tensor([3.0, 4.0], requires_grad=True)
+    return w, torch.optim.SGD([{"params": [w]}], lr)
+
+
+@pytest.mark.parametrize("clip, norm", [(None, 10), (20.0, 10), (1.0, 1)])
+def test_an_update_is_one_step_against_the_gradient_of_this_loss_alone(clip, norm):
+    (w, optimizer), shown = learner(), []
+    with progress(2, "learning") as bar:
+        bar.set_postfix = lambda **how: shown.append(how)
+        for step in range(2):                                 # the same loss twice: nothing is left of the first gradient
+            before = w.detach().clone()
+            update(optimizer, w @ torch.tensor([6.0, 8.0]), step, bar, clip=clip)
+            assert_close(w.detach(), before - .1 * norm * torch.tensor([.6, .8]))
+    assert shown[0] == {"loss": "50.0000"}
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf"])
+def test_a_loss_that_is_not_finite_moves_nothing_and_names_the_step_and_what_to_lower(bad):
+    w, optimizer = learner()
+    with progress(1, "learning") as bar, pytest.raises(FloatingPointError, match=f"the loss is {bad} at step 7; lower --speed"):
+        update(optimizer, w.sum() * float(bad), 7, bar, lower="--speed")
+    assert_close(w.detach(), torch.tensor([3.0, 4.0]))

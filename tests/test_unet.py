@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from minidiff import devices
-from minidiff.attention import Attention, attend
+from minidiff.attention import Attention, attend, recorded
 from minidiff.blocks import Conv3x3
 from minidiff.checkpoints import CheckpointError, load_strict, save_folder
 from minidiff.unet import UNet, original_name, sinusoid, zero_residuals
@@ -242,6 +242,56 @@ def test_gradients_flow_through_control():
     layer.control = lambda maps: maps * strength
     unet(x, t, context).square().mean().backward()
     assert (strength.grad.abs() > 0).all() and layer.to_k.weight.grad.abs().sum() > 0
+
+
+@torch.no_grad()
+def test_recorded_maps_are_means_over_heads_and_calls_and_recording_changes_nothing():
+    unet, (x, t, context) = tiny(), batch()
+    plain, heard = unet(x, t, context), []
+    with recorded(unet) as maps:
+        for call in range(3):
+            out = unet(x + call, t, context)
+            heard.append({name: m.clone() for name, m in maps.items()})
+            assert call or (out - plain).abs().max() < 1e-5
+    assert list(maps) == list(unet.cross_attentions())
+    assert all(m.shape == (2, 16 if name.startswith("mid_block") else 64, 5) for name, m in maps.items())
+    for name, m in maps.items():
+        assert_close(m.sum(-1), torch.ones(m.shape[:2]))
+    alone = []
+    for call in range(3):
+        with recorded(unet) as one:
+            unet(x + call, t, context)
+        alone.append(one)
+    for name in maps:
+        for k in (1, 2, 3):
+            assert_close(heard[k - 1][name], sum(one[name] for one in alone[:k]) / k)
+    q, k = torch.randn(2, 1, 3, 64, 4)
+    layer = unet.cross_attentions()[name]
+    with recorded(unet) as maps:
+        attend(q, k, k, layer.control)
+    assert_close(maps[name], torch.stack([(q[:, h] @ k[:, h].mT / 2).softmax(-1) for h in range(3)]).mean(0))
+    assert layer.control is None and torch.equal(unet(x, t, context), plain)
+
+
+def test_recording_leaves_a_control_at_work_and_takes_itself_off_whatever_happens():
+    unet, (x, t, context) = tiny(), batch()
+    name, layer = next(iter(unet.cross_attentions().items()))
+    layer.control = control = lambda maps: torch.zeros_like(maps).index_fill(-1, torch.tensor([2]), 1.0)
+    want = unet(x, t, context)
+    with pytest.raises(KeyboardInterrupt), recorded(unet) as maps:
+        assert_close(unet(x, t, context), want, rtol=0, atol=1e-5)
+        raise KeyboardInterrupt
+    assert torch.equal(maps[name], F.one_hot(torch.tensor(2), 5).expand_as(maps[name]).float())
+    assert layer.control is control and all(other.control in (None, control) for other in unet.cross_attentions().values())
+
+
+def test_gradients_flow_into_recorded_maps():
+    unet, (x, t, context) = tiny(), batch()
+    context.requires_grad_()
+    with recorded(unet) as maps:
+        unet(x, t, context)
+    sum(m[..., 1].sum() for m in maps.values()).backward()
+    assert (context.grad.abs().sum(-1) > 0).all()
 
 
 def test_every_parameter_takes_part():

@@ -1,8 +1,9 @@
-"""Tiny models with random weights, in diffusers' layout, for tests that load a whole one."""
+"""Tiny models with random weights, in diffusers' layout, for tests that load a whole one; and what a training could have changed."""
 import torch
 
 from minidiff.checkpoints import save_folder, write_json
 from minidiff.clip import CLIPText
+from minidiff.deltas import Delta
 from minidiff.schedule import Schedule
 from minidiff.tokenizer import Tokenizer
 from minidiff.unet import UNet
@@ -52,3 +53,12 @@ def stable_diffusion_xl(folder):
         "_class_name": "StableDiffusionXLPipeline", "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
         "tokenizer_2": ["transformers", "CLIPTokenizer"]})
     return folder
+
+
+def changed(pipe, word="<new1>", class_word="cat", seed=1, size=.02):
+    """A Delta with random changes of all keys and values of a model's cross-attention, and one word."""
+    draw = lambda *shape, seed: torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    own = pipe.unet.state_dict()
+    names = [name for name in own if name.endswith((".attn2.to_k.weight", ".attn2.to_v.weight"))]
+    weights = {name: own[name] + size * draw(*own[name].shape, seed=seed + i) for i, name in enumerate(names)}
+    return Delta(weights, {word: .2 * draw(1, pipe.text_width(), seed=seed)}, {word: class_word})

@@ -102,10 +102,10 @@ def meter_loss(out, truth):
 
 def roughen(x, generator):
     """Blur some pictures a little, add a little noise and change brightness, as a sampled picture may be."""
-    rand = lambda: torch.rand(len(x), 1, 1, 1, generator=generator)
+    rand = lambda: torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device)
     soft = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     x = torch.lerp(x, soft, rand() * (rand() < .6))
-    x = x + .05 * rand() * torch.randn(x.shape, generator=generator) + .06 * (rand() - .5)
+    x = x + .05 * rand() * torch.randn(x.shape, generator=generator, device=x.device) + .06 * (rand() - .5)
     return x.clamp(0, 1)
 
 

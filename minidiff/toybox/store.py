@@ -1,4 +1,5 @@
 """Pictures drawn ahead of training: a folder of memory-mapped arrays, so that drawing never keeps a training step waiting."""
+import argparse
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -11,6 +12,7 @@ from tqdm import tqdm
 from ..checkpoints import read_tensors, write_atomically, write_json, write_tensors
 from .captions import caption
 from .render import render
+from .scenes import KINDS
 from .world import attributes_of, scene
 
 CHUNK = 500
@@ -60,6 +62,17 @@ def _chunk(start, n, seed, correlated, kinds):
         words.append([first] + [caption(drawn, rng) for _ in range(CAPTIONS - 1)])
         scenes.append(drawn)
     return images, words, {k: v.numpy() for k, v in attributes_of(scenes).items()}
+
+
+def kind_shares(text):
+    """{kind: share} from "portrait=.3,pair=.7"; argparse makes a sentence of what is raised."""
+    try:
+        kinds = {name: float(share) for name, share in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        kinds = {}
+    if not kinds or not set(kinds) <= set(KINDS) or min(kinds.values()) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected KIND=SHARE,... with kinds from {', '.join(KINDS)} and shares above 0")
+    return kinds
 
 
 class Store:

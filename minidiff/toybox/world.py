@@ -9,7 +9,7 @@ from .captions import caption, ground_words
 from .individuals import HELD_OUT
 from .people import HAIR, SKIN
 from .render import render
-from .scenes import (COLORS, GROUNDS, MEMBERS, PATTERNS, PLACES, PLAIN_GROUNDS, STYLES, WEATHERS, jitter, random_scene)
+from .scenes import (COLORS, GROUNDS, MEMBERS, PATTERNS, PLACES, PLAIN_GROUNDS, STYLES, WEATHERS, jitter, random_scene, random_thing)
 
 KIND_NAMES = ("portrait", "object", "pair", "landscape", "hand")
 # What can be read off a picture. Classes: the index of the name; numbers: the value. Absent: -1 for classes, nan for numbers.
@@ -52,6 +52,22 @@ def sample(n, seed, kind=None, size=64, correlated=True):
     """
     pairs = [scene(seed, i, kind, correlated) for i in range(n)]
     return draw([s for s, _ in pairs], [c for _, c in pairs], size)
+
+
+def of_class(word, n, seed=0, size=64):
+    """`n` photos of ordinary members of a class, or of people, in different poses and places. Returns a Batch.
+
+    word: one of `scenes.MEMBERS`, such as cat, or person. Captions are those of training: "a striped red cat in a garden".
+    """
+    if word not in (*MEMBERS, "person"):
+        raise ValueError(f"toybox draws no {word!r}, only person, {', '.join(MEMBERS)}")
+    rng, scenes = np.random.default_rng((seed, 200)), []
+    for _ in range(n):
+        s = random_scene(rng, "portrait" if word == "person" else "object")
+        s.things = [random_thing(rng, word)] if word in MEMBERS else []
+        s.style, s.distortion = "photo", 0.0
+        scenes.append(s)
+    return draw(scenes, [caption(s, rng) for s in scenes], size)
 
 
 SPECIES = {"flower": "sunflower"}                                # what a held-out concept is drawn as, if not under its own name

@@ -234,9 +234,7 @@ class Bench:
                 self.script(METHODS[method][0], "sample", "--learned", *folders, "--prompts", folder / "prompts.json", "--n",
                             a.pictures, "--seed", 1000 * seed, "--sampling", a.sampling, "--guidance", a.guidance, "--out", folder)
             else:
-                groups = [prompts[i:i + 8] for i in range(0, len(prompts), 8)]
-                parts = [self.pipe(group, a.pictures, a.sampling, a.guidance, 1000 * seed).cpu() for group in groups]
-                write_tensors(path, {"images": (torch.cat(parts) * 255).round().byte()})
+                images.save_samples(folder, self.pipe(prompts, a.pictures, a.sampling, a.guidance, 1000 * seed), prompts)
         return load_file(path)["images"].float() / 255
 
     def script(self, file, *arguments):

@@ -1,6 +1,6 @@
 """Why Custom Diffusion trains what it does, and how small it can be stored. Run by `python papers/custom_diffusion.py analyze`.
 
-    rate_of_change.png   Fig. 3: when everything is fine-tuned, which layers change most
+    rate_of_change.png   Fig. 3: when everything is fine-tuned, which layers change most, || theta' - theta || / || theta ||
     compression.png      Appendix C: pictures with fewer and fewer singular values of the change; the last row has the new word only
     analysis.json        both as numbers, with the image alignment (mean cosine of CLIP to the given pictures) of each size
 """
@@ -31,9 +31,22 @@ def rates_when_all_is_trained(args):
     pipe = paper.load(args)
     before = {name: w.clone() for name, w in pipe.unet.state_dict().items()}
     paper.train(pipe, argparse.Namespace(**vars(args) | {"train": "all", "lr": paper.DEFAULTS["all"][0]}))
-    rates = paper.rate_of_change(before, pipe.unet.state_dict())
+    rates = rate_of_change(before, pipe.unet.state_dict())
     images.save(args.out / "rate_of_change.png", bars(rates, "mean change of a layer, relative to its size"))
     return rates
+
+
+def rate_of_change(before, after):
+    """{group: mean over its layers of || theta' - theta || / || theta ||}, of matrices and convolutions. Source: Fig. 3.
+
+    before, after: {name in the UNet: weight}.
+    """
+    rates = {"cross-attention": [], "self-attention": [], "the rest": []}
+    for name, theta in before.items():
+        if theta.ndim > 1:
+            group = "cross-attention" if ".attn2." in name else "self-attention" if ".attn1." in name else "the rest"
+            rates[group].append(float((after[name] - theta).norm() / theta.norm()))                     # Delta_l
+    return {group: sum(v) / len(v) for group, v in rates.items() if v}
 
 
 def compression_curve(args):
