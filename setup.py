@@ -17,5 +17,6 @@ setup(
         "parity": ["diffusers", "transformers", "peft", "hypothesis"],
         "tutorials": ["jupyter", "matplotlib"],
         "hub": ["huggingface_hub"],
+        "vqa": ["transformers"],
     },
 )

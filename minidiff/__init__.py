@@ -14,9 +14,10 @@ HOMES = {
     "Tokenizer": "tokenizer", "LearnedToken": "tokens",
     "CLIP": "clip", "CLIPText": "clip", "CLIPImage": "clip", "CheckpointError": "checkpoints",
 }
-MODULES = ("attention", "blocks", "checkpoints", "clip", "deltas", "devices", "hub", "images", "info", "kandinsky",
-           "lora", "metrics", "movq", "open_clip", "pipeline", "prior", "samplers", "schedule", "single_file", "stylegan", "tensorfile",
-           "tokenizer", "tokens", "toybox", "training", "unet", "vae")
+MODULES = ("attention", "blocks", "charts", "checkpoints", "clip", "color", "decomposer", "decomposition", "deltas", "devices",
+           "hub", "images", "info", "kandinsky", "lora", "metrics", "movq", "open_clip", "photos", "pipeline", "precomputed",
+           "prior", "resnet", "samplers", "schedule", "single_file", "stylegan", "tensorfile", "tokenizer", "tokens", "toybox",
+           "training", "unet", "vae", "vqa")
 __all__ = [*HOMES, *MODULES]
 
 

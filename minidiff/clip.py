@@ -2,7 +2,8 @@
 
 Module names are those of the published files (transformers), so that OpenAI's, LAION's, Stable Diffusion's and
 Kandinsky's encoders load without renaming. Configs are theirs too; a key that is missing has their default. The other
-layout in which LAION publishes, open_clip's, is translated by minidiff.open_clip.
+layout in which LAION publishes, open_clip's, is translated by minidiff.open_clip. The image tower is the vision transformer
+of this page or the ResNet of minidiff.resnet, as the config says.
 
     paper               code                          shape
     ------------------  ----------------------------  -------------
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import nn
 
-from . import open_clip
+from . import open_clip, resnet
 from .attention import attend
 from .checkpoints import build, from_folder
 
@@ -286,10 +287,12 @@ class CLIP(nn.Module):
 
     Args:
         config: dict of transformers' CLIPConfig, with `text_config` and `vision_config` inside; or that of open_clip,
-            with `text_cfg` and `vision_cfg`. `clip.config` is the former in both cases.
+            with `text_cfg` and `vision_cfg`. `clip.config` is the former in both cases. If the `model_type` of `vision_config`
+            is clip_resnet_model, which transformers does not have, the image tower is a `resnet.CLIPResNet`.
 
     `clip.text` and `clip.image` are a CLIPText and a CLIPImage with projection; they share their modules with `clip`,
     whose state dict has the names of the published files: text_model.*, text_projection.weight, vision_model.*, ...
+    A ResNet, which projects in its attention pooling, is `clip.image` and `clip.vision_model` at once.
     """
 
     def __init__(self, config):
@@ -299,14 +302,19 @@ class CLIP(nn.Module):
         config = {**CLIP_DEFAULTS, **config}
         _check_family(config, "clip", "CLIPModel")
         text = {**TEXT_DEFAULTS, **(config.get("text_config") or {}), **(config.pop("text_config_dict", None) or {})}
-        vision = {**VISION_DEFAULTS, **(config.get("vision_config") or {}), **(config.pop("vision_config_dict", None) or {})}
+        vision = {**(config.get("vision_config") or {}), **(config.pop("vision_config_dict", None) or {})}
+        is_resnet = vision.get("model_type") == resnet.MODEL_TYPE
+        vision = (resnet.DEFAULTS if is_resnet else VISION_DEFAULTS) | vision
         projection = {"projection_dim": config["projection_dim"]}
         self.config = {**config, "text_config": text | projection, "vision_config": vision | projection}
 
         text_tower = CLIPText(self.config["text_config"] | {"architectures": ["CLIPTextModelWithProjection"]})
-        image_tower = CLIPImage(self.config["vision_config"] | {"architectures": ["CLIPVisionModelWithProjection"]})
         self.text_model, self.text_projection = text_tower.text_model, text_tower.text_projection
-        self.vision_model, self.visual_projection = image_tower.vision_model, image_tower.visual_projection
+        if is_resnet:
+            image_tower = self.vision_model = resnet.CLIPResNet(self.config["vision_config"])
+        else:
+            image_tower = CLIPImage(self.config["vision_config"] | {"architectures": ["CLIPVisionModelWithProjection"]})
+            self.vision_model, self.visual_projection = image_tower.vision_model, image_tower.visual_projection
         self.logit_scale = nn.Parameter(torch.tensor(float(config["logit_scale_init_value"])))
         # Past nn.Module's bookkeeping, or every weight would appear twice in the state dict.
         self.__dict__.update(text=text_tower, image=image_tower)

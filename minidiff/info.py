@@ -13,6 +13,7 @@ from . import CLIP, VAE, CLIPImage, CLIPText, MoVQ, Prior, UNet, lora_files, sin
 from .checkpoints import CheckpointError, find, printable, read_config, read_folder, variants
 from .kandinsky import DECODER, PRIOR
 from .pipeline import PARTS, PARTS_XL, parts_of
+from .resnet import CLIPResNet
 from .schedule import Schedule
 from .tensorfile import read_tensors
 from .tokenizer import Tokenizer
@@ -20,7 +21,7 @@ from .tokenizer import Tokenizer
 CLASSES = {"UNet2DConditionModel": UNet, "AutoencoderKL": VAE, "VQModel": MoVQ, "PriorTransformer": Prior,
            "CLIPTextModel": CLIPText, "CLIPTextModelWithProjection": CLIPText, "clip_text_model": CLIPText,
            "CLIPVisionModel": CLIPImage, "CLIPVisionModelWithProjection": CLIPImage, "clip_vision_model": CLIPImage,
-           "CLIPModel": CLIP, "clip": CLIP}
+           "clip_resnet_model": CLIPResNet, "CLIPModel": CLIP, "clip": CLIP}
 WIDTHS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}        # of the text
 KANDINSKY = {"KandinskyV22PriorPipeline": "Kandinsky 2.2, the prior", "KandinskyV22Pipeline": "Kandinsky 2.2, the decoder",
              "KandinskyV22CombinedPipeline": "Kandinsky 2.2, prior and decoder", "UnCLIPPipeline": "Karlo",

@@ -8,9 +8,12 @@ The network is that of minidiff.clip. Apart from the names, three things are wri
     attn.in_proj_weight (3 D, D)                q_proj, k_proj, v_proj (D, D) each, stacked in this order
     text_projection, visual.proj P, as x @ P    a Linear, whose weight is P transposed
     positional_embedding, a bare parameter      the weight of an Embedding
+
+An image tower that is a ResNet has the same names here, but for the prefix: minidiff.resnet.
 """
 from pathlib import Path
 
+from . import resnet
 from .checkpoints import read_config, read_tensors, rename
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -27,6 +30,7 @@ NAMES = [(r"^token_embedding\.", "text_model.embeddings.token_embedding."),
          (r"^visual\.ln_post\.", "vision_model.post_layernorm."),
          (r"\.ln_([12])\.", r".layer_norm\1."), (r"\.attn\.", ".self_attn."),
          (r"\.mlp\.c_fc\.", ".mlp.fc1."), (r"\.mlp\.c_proj\.", ".mlp.fc2.")]
+RESNET_NAMES = [(r"^visual\.", "vision_model.")]           # before NAMES: a ResNet's conv1 is no patch embedding
 PROJECTIONS = {"text_projection": "text_projection.weight", "visual.proj": "visual_projection.weight"}
 IGNORE = (r"(^|\.)attn_mask$", r"position_ids$")          # the causal mask, which some files hold
 
@@ -55,8 +59,9 @@ def read(folder, device="cpu"):
 
 def our_names(tensors):
     """{key: tensor} of a CLIP, or of its text tower, in open_clip's layout -> under our names; nothing is copied."""
+    is_resnet = any(key.startswith("visual.attnpool.") for key in tensors)
     out = {}
-    for key, tensor in rename(tensors, NAMES, IGNORE).items():
+    for key, tensor in rename(tensors, RESNET_NAMES + NAMES if is_resnet else NAMES, IGNORE).items():
         if ".in_proj_" in key and tensor.ndim:
             out |= {key.replace("in_proj_", f"{name}_proj."): part for name, part in zip("qkv", tensor.chunk(3))}
         elif key in PROJECTIONS and tensor.ndim == 2:
@@ -69,21 +74,19 @@ def our_names(tensors):
 def clip_config(config):
     """The config of open_clip, bare or as `model_cfg` in open_clip_config.json -> that of transformers' CLIPModel.
 
-    Raises ValueError for what `minidiff.CLIP` cannot be: a ResNet, a tower of timm or Hugging Face, pooling by mean.
+    Raises ValueError for what `minidiff.CLIP` cannot be: a tower of timm or Hugging Face, pooling by mean.
     """
     config = config.get("model_cfg", config)
     check({key: value for key, value in config.items() if not key.startswith("_")})
     vision, text = {**VISION, **config["vision_cfg"]}, {**TEXT, **config["text_cfg"]}
     check({key: value for key, value in vision.items() if key not in VISION})
     check({key: value for key, value in text.items() if key not in TEXT})
-    if not isinstance(vision["layers"], int):
-        raise ValueError(f"its image tower is a ResNet with layers {vision['layers']}; CLIP here has a transformer")
-
     shared = {"hidden_act": "quick_gelu" if config.get("quick_gelu") else "gelu", "projection_dim": config["embed_dim"]}
     return {"projection_dim": config["embed_dim"],
             "text_config": shared | tower(text, text["heads"]) | {
                 "vocab_size": text["vocab_size"], "max_position_embeddings": text["context_length"]},
-            "vision_config": shared | tower(vision, vision["width"] // vision["head_width"]) | {
+            "vision_config": resnet_tower(vision, config["embed_dim"]) if isinstance(vision["layers"], (list, tuple)) else
+            shared | tower(vision, vision["width"] // vision["head_width"]) | {
                 "image_size": vision["image_size"], "patch_size": vision["patch_size"]}}
 
 
@@ -91,6 +94,11 @@ def tower(config, heads):
     width = config["width"]
     return {"hidden_size": width, "intermediate_size": int(width * config["mlp_ratio"]),
             "num_hidden_layers": config["layers"], "num_attention_heads": heads}
+
+
+def resnet_tower(config, projection):
+    same = {key: config[key] for key in ("layers", "width", "image_size")}
+    return same | {"model_type": resnet.MODEL_TYPE, "head_dim": config["head_width"], "projection_dim": projection}
 
 
 def check(extras):

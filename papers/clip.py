@@ -16,10 +16,14 @@ Differs from the paper
   * Captions collide in a tiny world. Two pictures that say the same, or one picture drawn twice, are no negatives of each
     other (`alike`); the paper's batch of 32,768 has them too, but few.
   * Random captions differ in many words, and the easiest one gives the pair away: a cat is told from a red chair by its colour.
-    So a share of each batch (--hard) shows one kind of thing, all of it pets or all of it portraits. --hard 0 is the paper.
+    So a share of each batch (--hard) comes in handfuls of one kind: 16 red pets, 16 people with brown hair. --hard 0 is the paper.
   * Several processes: each contrasts its own batch and gradients are averaged. The paper gathers the embeddings of all.
-  * A vision transformer with patches of 8, no random crops; weight decay .01 on everything (paper: 0.2, not on gains and
-    biases); the learning rate is flat, then falls linearly (paper: cosine); bfloat16; a running average of the weights is kept.
+  * The paper trains ResNets and vision transformers. Here it is a ResNet (minidiff/resnet.py): it learns as much from a third of
+    the pairs that a vision transformer with 4 layers of 160 and patches of 8 needs.
+  * Pictures are blurred and noised a little, since it must judge pictures that a model has sampled (paper: random crops). Weight
+    decay .01 on everything (paper: 0.2, not on gains and biases); the learning rate is flat, then falls linearly (paper: cosine);
+    bfloat16; a running average of the weights is kept.
+  * --kinds: more objects than the world has, since they are what can be told apart.
 
 Run     python papers/clip.py                which caption belongs to which picture, from the shipped weights
         python papers/clip.py train          trains both towers and the temperature        (recipe and time: weights/README.md)
@@ -41,13 +45,15 @@ from minidiff.checkpoints import find, save_folder, write_atomically, write_json
 from minidiff.clip import CLIP
 from minidiff.images import clip_pixels, save_figure
 from minidiff.tokenizer import Tokenizer
+from minidiff.toybox.meter import roughen
 from minidiff.toybox.scenes import CATEGORIES, COLORS, MEMBERS, STYLES
-from minidiff.toybox.store import prepare
+from minidiff.toybox.store import kind_shares, prepare
 from minidiff.toybox.world import KIND_NAMES, sample
 from minidiff.training import Run, count, main_process_first
 
-TEXT_CONFIG = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4, max_position_embeddings=32)
-VISION_CONFIG = dict(hidden_size=160, intermediate_size=640, num_hidden_layers=4, num_attention_heads=5, image_size=64, patch_size=8)
+TEXT_CONFIG = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4, max_position_embeddings=32,
+                   hidden_act="gelu")                           # as later public CLIPs; the paper's approximation takes longer here
+VISION_CONFIG = dict(model_type="clip_resnet_model", layers=[2, 2, 2, 2], width=16, image_size=64)
 PROJECTION = 128
 
 
@@ -87,22 +93,25 @@ def tokenized(store):
 
 
 def groups(store):
-    """(n,) int64, equal for pictures of one group: the category of a single object, else the kind of picture."""
+    """(n,) int64, equal for pictures of one group: objects and pairs by category and colour, people by hair, the rest by kind."""
     truth = store.attributes()
-    category = torch.tensor([list(CATEGORIES).index(c) for c in MEMBERS.values()])[truth["member"]]
-    return torch.where(truth["kind"] == KIND_NAMES.index("object"), len(KIND_NAMES) + category, truth["kind"])
+    category = torch.tensor([list(CATEGORIES).index(c) for c in MEMBERS.values()])[truth["member"].clamp(min=0)]
+    of_a_person = torch.where(truth["kind"] == KIND_NAMES.index("portrait"), truth["hair"], -1)
+    within = torch.where(truth["member"] >= 0, category * (len(COLORS) + 1) + truth["color"] + 1, of_a_person)     # absent is -1
+    return torch.stack([truth["kind"], within], dim=1).unique(dim=0, return_inverse=True)[1]
 
 
-def draw_batch(group, batch, hard, generator):
-    """(B,) indices of pictures; a share `hard` of them comes from one group.
+def draw_batch(group, batch, hard, generator, of_a_group=16):
+    """(B,) indices of pictures; a share `hard` of them comes in handfuls of one group each.
 
-    The first picture drawn chooses it, so that all pictures remain equally likely.
+    The first picture of a handful chooses its group, so that all pictures remain equally likely.
     """
     draw = lambda high, n: torch.randint(high, (n,), generator=generator, device=group.device)
     index = draw(len(group), batch)
-    members = (group == group[index[0]]).nonzero()[:, 0]
-    n = round(hard * batch)
-    index[:n] = members[draw(len(members), n)]
+    for start in range(0, round(hard * batch), of_a_group):
+        handful = index[start:min(start + of_a_group, round(hard * batch))]
+        members = (group == group[handful[0]]).nonzero()[:, 0]
+        handful[1:] = members[draw(len(members), len(handful) - 1)]
     return index
 
 
@@ -116,7 +125,7 @@ def trimmed(ids, end):
 def train(args):
     """Trains on a store of pictures drawn ahead; saves CLIP, its tokenizer and metrics.json to args.out/clip."""
     with main_process_first():
-        store = prepare(args.out / "store", args.pictures, args.seed)
+        store = prepare(args.out / ("clip_store" if args.kinds else "store"), args.pictures, args.seed, kinds=args.kinds)
     tokenizer, ids = tokenized(store)
     ids, group = ids.to(args.device), groups(store).to(args.device)
     torch.manual_seed(args.seed)
@@ -126,7 +135,8 @@ def train(args):
     for step, generator in run:
         clip.logit_scale.data.clamp_(max=math.log(100))                                                   # Sec. 2.5
         index = draw_batch(group, run.batch, args.hard, generator)
-        I = clip_pixels((store.images(index.cpu()).to(run.device) + 1) / 2, size=VISION_CONFIG["image_size"])
+        I = roughen((store.images(index.cpu()).to(run.device) + 1) / 2, generator)
+        I = clip_pixels(I, size=VISION_CONFIG["image_size"])
         T = ids[index, torch.randint(ids.shape[1], index.shape, generator=generator, device=run.device)]  # one of its wordings
         with devices.autocast(run.device):
             I_e, T_e = clip.encode_image(I), clip.encode_text(trimmed(T, tokenizer.eos))
@@ -288,10 +298,12 @@ def arguments(argv=None):
     train.add_argument("--out", type=Path, default=Path("outputs/toybox"), help="where pictures, weights and checkpoints go")
     train.add_argument("--minutes", type=float, default=None, help="stop after this long (whichever of minutes and steps comes first)")
     train.add_argument("--steps", type=int, default=None, help="stop after this many optimiser steps")
-    train.add_argument("--batch", type=int, default=256, help="pictures per step and process (paper: 32,768 in all)")
+    train.add_argument("--batch", type=int, default=128, help="pictures per step and process (paper: 32,768 in all)")
     train.add_argument("--lr", type=float, default=1e-3, help="peak learning rate (paper: 5e-4 for its ViT-B/32)")
-    train.add_argument("--hard", type=float, default=0.5, help="share of a batch that shows one kind of thing (paper: 0)")
+    train.add_argument("--hard", type=float, default=0.75, help="share of a batch that comes in handfuls of one kind (paper: 0)")
     train.add_argument("--pictures", type=int, default=100_000, help="pictures drawn ahead")
+    train.add_argument("--kinds", type=kind_shares, default=None, metavar="KIND=SHARE,...",
+                       help="how often each kind of picture is drawn, such as portrait=.3,object=.7 (default: as the world has them)")
     train.add_argument("--seed", type=int, default=1, help="of the pictures and of all randomness")
     train.add_argument("--fresh", action="store_true", help="start again although there is a checkpoint")
     for verb in (demo, test):

@@ -33,7 +33,7 @@ Differs from both
     a small cat is "a small <new1> cat" and a large one "a large ...". There sizes also change less (2/3 to 1.2 in place of 1/3 to
     1.4): a third of 64 pixels is five latents. Which of the two is done depends on whether the tokenizer knows the words.
   * Class pictures are drawn by toybox with its own captions, in place of 200 pictures of LAION-400M.
-  * No word of toybox is rare. V* starts at the row of a letter that no caption contains.
+  * No word of toybox is rare. V* starts at the row of a letter that no caption contains, stretched to the length of a common one's.
   * On toybox the moongate's class word is "moon" and the flower's "sunflower": the model knows no others.
 
 Cost    the demonstration takes 150 seconds of CPU time, on one thread and in float32; 0.66 MB are stored.
@@ -122,7 +122,9 @@ def start_rows(pipe, n, args):
     taken = set(pipe.tokenizer.added)                           # of --start-from: those have used the first ones
     if len(ids) < n + len(taken):
         raise ValueError(f"{len(ids)} rare tokens for {n + len(taken)} words; use --token-init random, or other --captions")
-    return [table[i] for i in ids[len(taken):len(taken) + n]]
+    rows = [table[i] for i in ids[len(taken):len(taken) + n]]
+    common = table[pipe.tokenizer.encode("a")[0]].norm()        # a row that training never touched is short, and would hardly be heard
+    return [row * (common / row.norm()) if common > 2 * row.norm() else row for row in rows]
 
 
 # ------------------------------------------------------------------------------------------------ Sec. 3.2: pictures and loss

@@ -1,5 +1,5 @@
-"""Properties of minidiff.clip and minidiff.open_clip. Golden outputs: transformers' and open_clip's own classes, tolerances
-measured there (case.json)."""
+"""Properties of minidiff.clip, minidiff.resnet and minidiff.open_clip. Golden outputs: transformers' and open_clip's own
+classes, tolerances measured there (case.json)."""
 import copy
 import hashlib
 import json
@@ -14,12 +14,14 @@ from torch.testing import assert_close
 from minidiff import open_clip
 from minidiff.checkpoints import CheckpointError, load_strict, save_folder
 from minidiff.clip import CLIP, CLIPImage, CLIPText
+from minidiff.resnet import Bottleneck, CLIPResNet
 
 GOLDEN = Path(__file__).parent / "golden"
 TEXT = dict(vocab_size=50, hidden_size=24, intermediate_size=48, num_hidden_layers=3, num_attention_heads=3,
             max_position_embeddings=10, projection_dim=12)
 VISION = dict(hidden_size=24, intermediate_size=48, num_hidden_layers=2, num_attention_heads=3, image_size=16,
               patch_size=8, projection_dim=12)
+RESNET = dict(model_type="clip_resnet_model", layers=[1, 2, 1, 1], width=4, head_dim=32, image_size=64, projection_dim=12)
 PROJECTED = {"architectures": ["CLIPTextModelWithProjection"]}
 
 
@@ -34,8 +36,8 @@ def tiny(config=PROJECTED, seed=0):
     return CLIPText({**TEXT, **config}).init_weights(torch.Generator().manual_seed(seed)).eval()
 
 
-def tiny_clip(seed=0):
-    config = dict(projection_dim=12, text_config=TEXT, vision_config=VISION)
+def tiny_clip(seed=0, vision=VISION):
+    config = dict(projection_dim=12, text_config=TEXT, vision_config=vision)
     return CLIP.from_config(config).init_weights(torch.Generator().manual_seed(seed)).eval()
 
 
@@ -271,7 +273,7 @@ def test_of_two_copies_in_a_folder_the_one_of_transformers_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("change, message", [
-    (dict(vision_cfg=dict(layers=[3, 4, 6, 3])), "ResNet"),
+    (dict(vision_cfg=dict(layers=[3, 4, 6])), r"layers are \[3, 4, 6\], expected four"),
     (dict(vision_cfg=dict(timm_model_name="vit_base")), "timm_model_name is 'vit_base'"),
     (dict(vision_cfg=dict(pool_type="avg")), "pool_type is 'avg'"),
     (dict(text_cfg=dict(hf_model_name="roberta-base")), "hf_model_name"),
@@ -373,6 +375,11 @@ def test_missing_extra_and_misshapen_weights_are_refused(damage, message, tmp_pa
     (CLIPText, {"text_cfg": {}, "vision_cfg": {}}, r"CLIP.from_pretrained\(folder\).text"),
     (CLIPText, {"architectures": ["CLIPVisionModel"]}, "CLIPVisionModel, expected a CLIPTextModel"),
     (CLIPText, {"_class_name": "UNet2DConditionModel"}, "UNet2DConditionModel"),
+    (CLIPResNet, {"model_type": "clip_vision_model"}, "clip_vision_model, expected a clip_resnet_model"),
+    (CLIPResNet, RESNET | {"layers": [3, 4, 0, 3]}, "expected four numbers above zero"),
+    (CLIPResNet, RESNET | {"width": 5}, "width is 5, expected an even number"),
+    (CLIP, {"vision_config": RESNET | {"image_size": 60}}, "image_size is 60, expected a multiple of 32"),
+    (CLIP, {"vision_config": RESNET | {"head_dim": 48}}, "128 channels, which is no multiple of head_dim 48"),
     (CLIPImage, {"model_type": "clip_text_model"}, "clip_text_model, expected a CLIPVisionModel"),
     (CLIP, {"model_type": "siglip"}, "siglip"),
     (CLIPText, {"hidden_act": "relu6"}, "relu6"),
@@ -390,6 +397,8 @@ def test_inputs_of_the_wrong_size_are_refused():
         tiny()(torch.zeros(1, 11, dtype=torch.long))
     with pytest.raises(ValueError, match="reads 16x16"):
         tiny_clip().image(torch.zeros(1, 3, 24, 16))
+    with pytest.raises(ValueError, match="reads 64x64"):
+        tiny_clip(vision=RESNET).image(torch.zeros(1, 3, 64, 96))
     with pytest.raises(ValueError, match="skip is 4"):
         tiny()(torch.zeros(1, 3, dtype=torch.long), skip=4)
 
@@ -402,11 +411,12 @@ def test_start_values_come_from_the_generator_and_keep_the_stream_of_order_one()
     assert_close(tiny_clip().logit_scale.exp(), torch.tensor(1 / 0.07))
 
 
-def test_a_few_steps_of_training_tell_four_pairs_apart():
+@pytest.mark.parametrize("vision", [VISION, RESNET])
+def test_a_few_steps_of_training_tell_four_pairs_apart(vision):
     g = torch.Generator().manual_seed(0)
-    clip = tiny_clip().train()
+    clip = tiny_clip(vision=vision).train()
     ids = torch.tensor([[48, i, i + 9, 49] for i in range(4)])
-    pixels = torch.randn(4, 3, 16, 16, generator=g)
+    pixels = torch.randn(4, 3, vision["image_size"], vision["image_size"], generator=g)
     optimizer = torch.optim.Adam(clip.parameters(), 5e-3)
     for _ in range(10):
         text, image = (F.normalize(e, dim=-1) for e in clip(ids, pixels))
@@ -416,3 +426,165 @@ def test_a_few_steps_of_training_tell_four_pairs_apart():
         loss.backward()
         optimizer.step()
     assert all(p.grad is not None for p in clip.parameters()) and loss < 1.4   # half of 2 log 4, which guessing gives
+
+
+# the ResNet ------------------------------------------------------------------------------------------------------
+
+def pictures(n=3, seed=0):
+    return torch.randn(n, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+
+
+def trained_a_little(clip):
+    """`clip` with running means and variances, and last norms, as no start values are."""
+    for module in clip.image.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.weight, 1, 0.2, torch.Generator().manual_seed(1))
+    clip.train().encode_image(pictures(8, seed=9))
+    return clip.eval()
+
+
+def test_rn50_has_the_published_number_of_parameters_and_these_keys():
+    """102,007,137: of RN50 as published, https://github.com/mlfoundations/open_clip."""
+    with torch.device("meta"):
+        clip = CLIP(dict(embed_dim=1024, quick_gelu=True, text_cfg=dict(width=512, heads=8, layers=12),
+                         vision_cfg=dict(layers=[3, 4, 6, 3], width=64, image_size=224, patch_size=None)))
+    assert sum(p.numel() for p in clip.parameters()) == 102_007_137
+    assert clip.text.config["hidden_act"] == "quick_gelu" and clip.image.attnpool.heads == 32
+    shapes = {k.removeprefix("vision_model."): tuple(t.shape) for k, t in clip.state_dict().items()}
+    for key, shape in {"conv1.weight": (32, 3, 3, 3), "conv3.weight": (64, 32, 3, 3), "bn3.running_var": (64,),
+                       "layer1.0.downsample.0.weight": (256, 64, 1, 1), "layer1.0.downsample.1.num_batches_tracked": (),
+                       "layer3.5.conv2.weight": (256, 256, 3, 3), "layer4.2.bn3.weight": (2048,),
+                       "attnpool.positional_embedding": (50, 2048), "attnpool.c_proj.weight": (1024, 2048)}.items():
+        assert shapes[key] == shape
+
+
+def noise(shape, seed):
+    """The same numbers in [-1, 1] with every version of torch."""
+    k = torch.arange(torch.Size(shape).numel(), dtype=torch.float64) + 1e6 * seed
+    return ((12.9898 * k).sin() * 43758.5453).frac().view(shape)
+
+
+@torch.no_grad()
+def test_a_resnet_gives_open_clips_embeddings():
+    """Of open_clip 3.3.0: ModifiedResNet(layers=[1, 2, 1, 1], output_dim=12, heads=4, image_size=64, width=4), in float64."""
+    image = CLIPResNet(RESNET).double().eval()
+    state = image.state_dict()
+    for i, name in enumerate(sorted(state)):
+        shape = state[name].shape
+        if len(shape) > 1:
+            state[name] = noise(shape, i) * 2 * shape[1:].numel() ** -0.5
+        elif state[name].is_floating_point():
+            is_factor = name.endswith(("weight", "running_var"))
+            state[name] = (1 if is_factor else 0) + 0.5 * noise(shape, i)
+    image.load_state_dict(state)
+    want = torch.tensor([[5.9471, 4.6734, 9.6452, 1.2097, -1.2682, 1.4727, -2.2499, 3.4482, 1.7084, 2.2559, 3.2447, 2.5346],
+                         [6.2971, 4.6728, 9.9271, 1.0602, -1.4071, 1.3885, -2.4103, 3.6768, 1.7707, 2.3575, 3.4593, 2.3322]],
+                        dtype=torch.float64)
+    assert_close(image(2 * noise((2, 3, 64, 64), 1000))[1], want, atol=6e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_the_attention_pooling_is_the_slow_loop():
+    """Sec. 2.4: multi-head attention with the mean over all places as its query."""
+    image = trained_a_little(tiny_clip(vision=RESNET)).image
+    hidden, pooled = image(pictures())
+    pool, d = image.attnpool, 32
+    assert hidden.shape == (3, 1 + 4, 128) and pooled.shape == (3, 12)
+    bare = hidden - pool.positional_embedding
+    assert_close(bare[:, 0], bare[:, 1:].mean(dim=1))
+    for seen, want in zip(hidden, pooled):
+        q, k, v = pool.q_proj(seen[0]), pool.k_proj(seen), pool.v_proj(seen)
+        heads = []
+        for h in range(4):
+            part = slice(h * d, (h + 1) * d)
+            heads.append((k[:, part] @ q[part] / d ** 0.5).softmax(dim=0) @ v[:, part])
+        assert_close(pool.c_proj(torch.cat(heads)), want, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_places_stand_row_by_row_behind_the_mean():
+    clip = trained_a_little(tiny_clip(vision=RESNET))
+    seen, hook = [], clip.image.layer4.register_forward_hook(lambda *given: seen.append(given[-1]))
+    hidden = clip.image(pictures())[0] - clip.image.attnpool.positional_embedding
+    hook.remove()
+    assert_close(hidden[:, 2], seen[0][:, :, 0, 1])
+    assert_close(hidden[:, 3], seen[0][:, :, 1, 0])
+
+
+def test_every_bottleneck_starts_as_its_shortcut():
+    image = tiny_clip(vision=RESNET).image
+    x = torch.rand(2, 32, 8, 8)                                                  # not below zero, as after a stage
+    assert_close(image.layer2[1](x), x)
+    assert_close(image.layer3[0](x), image.layer3[0].downsample(F.avg_pool2d(x, 2)).relu())
+
+
+def test_a_bottleneck_that_shrinks_sees_every_place_on_both_ways():
+    """A 1x1 convolution of stride 2, as in the ResNet of 2015, would skip three places of four."""
+    block = Bottleneck(8, 4, stride=2).eval()
+    for p in block.parameters():
+        p.data.abs_()                                                            # nothing is cut off at zero
+    x = torch.rand(1, 8, 6, 6, requires_grad=True)
+    for last, way in ((block.bn3, "shortcut"), (block.downsample[1], "branch")):
+        torch.nn.init.zeros_(last.weight)
+        y = block(x)
+        assert y.shape == (1, 16, 3, 3)
+        assert (torch.autograd.grad(y.square().sum(), x)[0].abs().amax(dim=1) > 0).all(), way
+        torch.nn.init.ones_(last.weight)
+
+
+def test_a_picture_is_embedded_alone_in_eval_mode_and_with_its_batch_in_training():
+    clip, x = trained_a_little(tiny_clip(vision=RESNET)), pictures()
+    before = {k: v.clone() for k, v in clip.state_dict().items()}
+    assert_close(clip.encode_image(x)[:1], clip.encode_image(x[:1]), atol=1e-5, rtol=1e-4)
+    assert_close(dict(clip.state_dict()), before, rtol=0, atol=0)
+    clip.train()
+    assert (clip.encode_image(x)[:1] - clip.encode_image(x[:2])[:1]).abs().max() > 1e-3
+    moved = [k for k, v in clip.state_dict().items() if not torch.equal(v, before[k])]
+    kinds = ("running_mean", "running_var", "num_batches_tracked")
+    assert moved == [k for k in before if k.endswith(kinds)]
+
+
+@pytest.mark.parametrize("layout", ["ours", "open_clip"])
+def test_a_clip_with_a_resnet_is_saved_and_loaded_strictly(layout, tmp_path):
+    clip = trained_a_little(tiny_clip(vision=RESNET))
+    path, prefix = tmp_path / "model.safetensors", "vision_model."
+    save_folder(clip, clip.config, tmp_path, path.name, torch.float32)
+    if layout == "open_clip":
+        path, prefix = path.rename(tmp_path / "open_clip_model.safetensors"), "visual."
+        image = {prefix + k: t for k, t in clip.image.state_dict().items()}
+        rest = {k: t for k, t in clip.state_dict().items() if not k.startswith("vision_model.")}
+        save_file({k: t.contiguous() for k, t in (image | in_open_clips_layout(rest)).items()}, path)
+        config = dict(embed_dim=12, quick_gelu=True,
+                      vision_cfg=dict(layers=[1, 2, 1, 1], width=4, head_width=32, image_size=64, patch_size=None),
+                      text_cfg=dict(context_length=10, vocab_size=50, width=24, heads=3, layers=3, mlp_ratio=2.0))
+        (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    again, ids = CLIP.from_pretrained(tmp_path), torch.tensor([[48, 5, 49]])
+    assert again.config == clip.config
+    assert_close(dict(again.state_dict()), dict(clip.state_dict()), rtol=0, atol=0)
+    assert_close(again(ids, pictures()), clip(ids, pictures()))
+    assert not any(m.training for m in again.modules()) and not any(p.requires_grad for p in again.parameters())
+    assert again.image is again.vision_model and clip.image.config == clip.config["vision_config"]
+    weights = load_file(path)
+    save_file({k: t for k, t in weights.items() if k != prefix + "bn1.running_var"}, path)
+    with pytest.raises(CheckpointError, match="missing vision_model.bn1.running_var"):
+        CLIP.from_pretrained(tmp_path)
+    save_file(weights | {prefix + "layer1.1.conv1.weight": torch.zeros(4, 16, 1, 1)}, path)
+    with pytest.raises(CheckpointError, match="unexpected vision_model.layer1.1.conv1.weight"):
+        CLIP.from_pretrained(tmp_path)
+
+
+def test_a_resnet_in_half_precision_embeds_nearly_the_same(tmp_path):
+    clip = trained_a_little(tiny_clip(vision=RESNET))
+    save_folder(clip.image, clip.image.config, tmp_path, "model.safetensors")
+    image, want = CLIPResNet.from_pretrained(tmp_path), clip.encode_image(pictures())
+    assert image.bn1.running_var.dtype == torch.float16 and image.bn1.num_batches_tracked == 1
+    got = image(pictures().half())[1]
+    assert got.dtype == torch.float16 and (got - want).abs().max() < 0.01 * want.abs().max()
+
+
+def test_start_values_of_a_resnet_come_from_the_generator():
+    states = [dict(tiny_clip(seed, RESNET).state_dict()) for seed in (1, 1, 2)]
+    assert_close(states[0], states[1], rtol=0, atol=0)
+    assert not torch.equal(states[0]["vision_model.conv1.weight"], states[2]["vision_model.conv1.weight"])
+    copied = copy.deepcopy(tiny_clip(vision=RESNET))
+    assert copied.image is copied.vision_model

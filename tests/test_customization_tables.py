@@ -51,6 +51,8 @@ def test_the_judge_knows_fresh_renders_of_the_individual_from_ordinary_ones_and_
     for what, want in (("individual", 1), ("class", 0), ("any", 0)):
         seen = judge(tables.renders("chair", 16, 99, what))
         assert abs(float(seen.double().mean()) - want) < .1, what
+    out_of_shape = tables.scrambled(tables.renders("chair", 16, 99, "individual"), torch.Generator().manual_seed(1))
+    assert float(judge(out_of_shape).double().mean()) < .1
     assert min(judge.accuracy.values()) > .9
     assert judge(toybox.held_out("chair", 5, 0).images).all() and not judge(toybox.held_out("cat", 5, 0).images).any()
 

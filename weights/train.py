@@ -24,7 +24,7 @@ STAGES = {
     "autoencoder": (20, True, ["papers/latent_diffusion.py", "train", "autoencoder"]),
     "unet": (180, True, ["papers/latent_diffusion.py", "train", "unet",
                          "--kinds", "portrait=.32,object=.22,pair=.26,landscape=.06,hand=.14"]),
-    "clip": (60, False, ["papers/clip.py", "train"]),
+    "clip": (60, False, ["papers/clip.py", "train", "--kinds", "portrait=.25,object=.4,pair=.18,landscape=.07,hand=.1"]),
     "meter": (45, False, ["-m", "minidiff.toybox.meter"]),
     "stylegan": (90, False, ["papers/stylegan.py", "train"]),
 }

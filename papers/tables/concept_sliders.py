@@ -107,7 +107,7 @@ CONCEPTS = {
                      start=800.0),
     "hair": Concept(paper.HAIR, "hair_length", FACES, with_long_hair, "a person with long hair", ("skin", "background", "glasses")),
     "weather": Concept(block("green hills", "green hills in the rain", "green hills on a sunny day", 1.0),
-                       log_odds("weather", ["rainy"], ["sunny", "cloudy"]), PLACES, lambda p: p + " in the rain", "green hills in the rain",
+                       log_odds("weather", ["rainy"], ["sunny"]), PLACES, lambda p: p + " in the rain", "green hills in the rain",
                        ("place",), 1000.0),        # the sky is drawn first
 }
 

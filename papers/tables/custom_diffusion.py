@@ -13,8 +13,10 @@
     text alignment     the concept in new scenes    CLIPScore, 2.5 max(cosine, 0), to the prompt with the class word and no <new1>
     image alignment    the same                     mean cosine to the given pictures
     KID                the plain class word         x 1000, to fresh renders of the class in the same scenes, of the meter's features
-    right class        new scenes                   share in which the meter names the class (not of the moongate, which has none)
-    is it that one     new scenes                   share that a `Judge` takes for the individual, not for another of its class
+    right class        new scenes                   share in which the meter names the class (not of the moongate, which has none). The
+                                                    individuals are odd: of their own renders it names few dogs and pots
+    is it that one     new scenes                   share that a `Judge` takes for the individual, and not for another of its class, nor
+                                                    for its colours without its shape
     likeness           new scenes                   mean score of the judge, from 0, others of the class, to 1, the individual
     scene              new scenes                   share whose background is the one that the prompt asks for
     class kept         the plain class word         share that is of the class and is not the individual
@@ -123,12 +125,23 @@ def renders(concept, n, seed, what, kind="object", grounds=None):
     return draw(scenes).images
 
 
-class Judge:
-    """Tells an individual from others of its class and from anything else: a linear function of what the meter's layers see.
+def scrambled(pictures, generator):
+    """The same with every place moved somewhere near: (n, 3, S, S) with the colours and patterns, and another shape."""
+    n = len(pictures)
+    shift = F.interpolate(.2 * torch.randn(n, 2, 8, 8, generator=generator), pictures.shape[-2:], mode="bicubic")
+    places = F.affine_grid(torch.eye(2, 3).expand(n, 2, 3), pictures.shape, align_corners=False) + shift.movedim(1, -1)
+    return F.grid_sample(pictures, places, padding_mode="reflection", align_corners=False)
 
-    Fitted by least squares on renders, blurred and noised as the meter's own training pictures are. `accuracy` is on fresh
-    renders: {"individual": share taken for it, "class": share of ordinary ones that are not}.
+
+class Judge:
+    """Tells an individual from others of its class, from anything else, and from itself out of shape.
+
+    A linear function of what the meter's layers see, fitted by least squares on renders that are blurred and noised as the meter's
+    own training pictures are. `accuracy` is on fresh renders: {"individual": share taken for it, "class": share of ordinary ones
+    that are not, "scrambled": share of those out of shape that are not}.
     """
+
+    NO = ("class", "any", "scrambled")
 
     def __init__(self, weights, accuracy):
         self.weights, self.accuracy = weights, accuracy
@@ -147,16 +160,20 @@ class Judge:
     def fit(cls, concept, kind, n=150, seed=11):
         """kind: "object", a judge of whole pictures; or "pair", of halves of pictures."""
         generator, side = torch.Generator().manual_seed(seed), None if kind == "object" else torch.arange(n) % 2
-        seen = lambda what, seed: cls.features(roughen(renders(concept, n, seed, what, kind), generator), side)
-        x = torch.cat([seen("individual", seed), seen("class", seed), seen("any", seed)]).double()
-        y = torch.tensor([1.0, -1.0, -1.0]).repeat_interleave(n).double()
+
+        def seen(what, seed):
+            pictures = renders(concept, n, seed, "individual" if what == "scrambled" else what, kind)
+            pictures = scrambled(pictures, generator) if what == "scrambled" else pictures
+            return cls.features(roughen(pictures, generator), side)
+        x = torch.cat([seen("individual", seed), *(seen(what, seed) for what in cls.NO)]).double()
+        y = torch.tensor([1.0] + [-1.0] * len(cls.NO)).repeat_interleave(n).double()
         mean, std = x.mean(0), x.std(0) + 1e-6
         A = torch.cat([(x - mean) / std, torch.ones(len(x), 1)], dim=1)
-        weigh = torch.tensor([2.0, 1.0, 1.0]).repeat_interleave(n)[:, None]                         # both answers are as likely
+        weigh = torch.tensor([float(len(cls.NO))] + [1.0] * len(cls.NO)).repeat_interleave(n)[:, None]   # both answers are as likely
         w = torch.linalg.solve((weigh * A).T @ A + n * torch.eye(A.shape[1]), (weigh * A).T @ y)
         judge = cls(torch.stack([mean, std, w[:-1], w[-1:].expand(len(mean))]), {})
-        judge.accuracy = {"individual": share(judge.of_features(seen("individual", seed + 1)) > 0),
-                          "class": share(judge.of_features(seen("class", seed + 1)) <= 0)}
+        judge.accuracy = {"individual": share(judge.of_features(seen("individual", seed + 1)) > 0)}
+        judge.accuracy |= {what: share(judge.of_features(seen(what, seed + 1)) <= 0) for what in ("class", "scrambled")}
         return judge
 
     def of_features(self, x):
@@ -179,7 +196,7 @@ def judge_of(bench, concept, kind="object"):
         judge = Judge.fit(concept, kind)
         write_tensors(path, {"weights": judge.weights, "accuracy": torch.tensor(list(judge.accuracy.values()))})
     stored = load_file(path)
-    return Judge(stored["weights"], dict(zip(("individual", "class"), stored["accuracy"].tolist())))
+    return Judge(stored["weights"], dict(zip(("individual", "class", "scrambled"), stored["accuracy"].tolist())))
 
 
 # ------------------------------------------------------------------------------------------------ training and drawing, once

@@ -226,6 +226,23 @@ def open_clips(draw):
                               context_length=draw(st.integers(6, 12))))
 
 
+@st.composite
+def open_clip_resnets(draw):
+    """An open_clip config whose image tower is a ResNet."""
+    head_width = draw(st.sampled_from([32, 64]))
+    vision = dict(width=draw(st.sampled_from([8, 16])), head_width=head_width, image_size=draw(st.sampled_from([32, 64])),
+                  layers=draw(st.lists(st.integers(1, 2), min_size=4, max_size=4)), patch_size=None)
+    return draw(open_clips()) | dict(vision_cfg=vision)
+
+
+def opened(peer, config, dtype):
+    """`CLIP.from_pretrained` of an open_clip model in the files that LAION publishes, with gradients."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / layout.CONFIG).write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+        save_file(peer.state_dict(), Path(folder) / layout.WEIGHTS)
+        return CLIP.from_pretrained(folder, dtype=dtype).requires_grad_(True)
+
+
 def states_before_the_last_layer(peer, ids):
     """What open_clip's text tower hands to its last layer."""
     seen = []
@@ -241,14 +258,54 @@ def test_open_clips_own_layout_gives_its_features_and_gradients(open_clip_class,
     peer = randomised(open_clip_class(**config), seed)
     ids = prompts(dict(max_position_embeddings=config["text_cfg"]["context_length"], eos_token_id=2), seed)
     pixels = pictures(config["vision_cfg"], seed)
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / layout.CONFIG).write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
-        save_file(peer.state_dict(), Path(folder) / layout.WEIGHTS)
-        clip = CLIP.from_pretrained(folder, dtype=torch.float32).requires_grad_(True)
-
+    clip = opened(peer, config, torch.float32)
     penultimate, text = states_before_the_last_layer(peer, ids)
     image = peer.encode_image(pixels)
     got = [clip.text(ids, skip=1)[0], clip.encode_text(ids), clip.encode_image(pixels)]
     for name, ours, theirs in zip(("penultimate", "text", "image"), got, (penultimate, text, image)):
         assert_near(ours, theirs, name)
     assert_same_gradients(clip, got[1:], peer, [text, image], layout.our_names)
+
+
+def with_statistics(peer, seed):
+    """`peer` with running means and variances as after some training."""
+    g = torch.Generator().manual_seed(seed)
+    for name, buffer in peer.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.copy_(0.3 * torch.randn(buffer.shape, generator=g))
+        elif name.endswith("running_var"):
+            buffer.copy_(torch.rand(buffer.shape, generator=g) + 0.5)
+        elif name.endswith("num_batches_tracked"):
+            buffer.fill_(seed % 1000)
+    return peer
+
+
+@settings(several, max_examples=8)
+@given(config=open_clip_resnets(), seed=seeds, training=st.booleans())
+def test_resnets_give_open_clips_features_gradients_and_statistics(open_clip_class, config, seed, training):
+    """In float64: with the statistics of a small batch, rounding alone would make gradients differ by more than is allowed."""
+    peer = with_statistics(randomised(open_clip_class(**config), seed), seed).double()
+    clip = opened(peer, config, torch.float64)
+    ids = prompts(dict(max_position_embeddings=config["text_cfg"]["context_length"], eos_token_id=2), seed)
+    pixels = torch.cat([pictures(config["vision_cfg"], seed + i) for i in range(3)]).double()
+    peer.train(training), clip.train(training)
+    want, got = [peer.encode_text(ids), peer.encode_image(pixels)], [clip.encode_text(ids), clip.encode_image(pixels)]
+    for name, ours, theirs in zip(("text", "image"), got, want):
+        assert_near(ours, theirs, name)
+    assert_same_gradients(clip, got, peer, want, layout.our_names)
+    theirs = layout.our_names(peer.state_dict())
+    for name, ours in clip.state_dict().items():                                    # running means and variances too
+        torch.testing.assert_close(ours, theirs[name], msg=lambda m: f"{name}: {m}")
+
+
+def test_published_resnets_have_open_clips_keys_shapes_and_heads(open_clip_class):
+    folder = Path(sys.modules["open_clip"].__file__).parent / "model_configs"
+    paths = [path for path in sorted(folder.glob("RN*.json")) if "quickgelu" not in path.name]      # the same networks
+    assert len(paths) >= 5
+    for path in paths:
+        config = json.loads(path.read_text())
+        with torch.device("meta"):
+            clip, peer = CLIP(config), open_clip_class(**config)
+        want = {name: tuple(t.shape) for name, t in layout.our_names(peer.state_dict()).items()}
+        assert {name: tuple(t.shape) for name, t in clip.state_dict().items()} == want, path.name
+        assert clip.image.attnpool.heads == peer.visual.attnpool.num_heads, path.name
