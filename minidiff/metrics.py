@@ -97,6 +97,17 @@ def kid(a, b):
     return float(among(kernel(a, a)) + among(kernel(b, b)) - 2 * kernel(a, b).mean())
 
 
+def psnr(a, b, where):
+    """Peak signal-to-noise ratio of pictures (n, 3, H, W) in [0, 1] where a mask (n, 1, H, W) is 1: (n,), in dB, at most 100."""
+    error = (where * (a - b).square()).sum((1, 2, 3)) / (a.shape[1] * where.sum((1, 2, 3))).clamp(min=1)
+    return -10 * error.clamp(min=1e-10).log10()
+
+
+def overlap(a, b):
+    """Intersection over union of masks (n, 1, H, W) of zeros and ones: (n,); 0 if both are empty."""
+    return (a * b).sum((1, 2, 3)) / torch.maximum(a, b).sum((1, 2, 3)).clamp(min=1)
+
+
 # ------------------------------------------------------------------------------------------------ tables
 
 def mean_std(values, digits=2):

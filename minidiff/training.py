@@ -97,10 +97,12 @@ class Run:
                 self.save()
 
     def update(self, loss, **shown):
-        """One optimiser step on `loss`; `shown` are further numbers for the progress bar."""
-        self._require_finite("loss", loss)
+        """One optimiser step on `loss`; `shown` are further numbers for the progress bar.
+
+        loss: a scalar; or several, best of a generator, one at a time in memory: a step on their mean (gradient accumulation).
+        """
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = self._backward([loss] if isinstance(loss, torch.Tensor) else loss)
         self._share_gradients()
         self._require_finite("gradient", torch.nn.utils.clip_grad_norm_(self.parameters, self.clip))
         for group in self.optimizer.param_groups:
@@ -116,6 +118,17 @@ class Run:
         if self.rank == 0 and time.monotonic() - self._saved > self.save_every:
             self.save()
             self._saved = time.monotonic()
+
+    def _backward(self, losses):
+        """The gradient of the mean of the losses; returns that mean."""
+        seen = []
+        for loss in losses:
+            self._require_finite("loss", loss)
+            loss.backward()
+            seen.append(loss.detach())
+        if len(seen) > 1:
+            torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], len(seen))
+        return torch.stack(seen).mean()
 
     def _require_finite(self, what, value):
         """Stop before a step that would spoil the weights, so that the checkpoint written on the way out is a good one."""

@@ -27,7 +27,7 @@ Where the paper and the authors' code differ, this file follows
 Differs from both
   * No weight decay: it would pull W towards 0, not W_0, and with it every row of a table that is a parameter. Here the other rows
     are a buffer, which nothing moves.
-  * Learning rates are for toybox, whose UNet is a hundred times smaller: 2e-3 for W, 5e-3 for V* (paper: 8e-5 for both). Over the
+  * Learning rates are for toybox, whose UNet is a hundred times smaller: 2e-3 for W, 1e-3 for V* (paper: 8e-5 for both). Over the
     last half of the steps they fall to 0 (paper: constant).
   * Prompts are "a photo of a <new1> cat" (paper: "photo of a ..."), and on toybox, which has never read "far away" or "close up",
     a small cat is "a small <new1> cat" and a large one "a large ...". There sizes also change less (2/3 to 1.2 in place of 1/3 to
@@ -71,7 +71,7 @@ from minidiff.toybox.scenes import MEMBERS
 from minidiff.training import progress, update
 
 PROMPT = "a photo of a {}"
-STEPS = 400
+STEPS = 250
 RARE = ("ktn", "pll", "ucd</w>")                                 # of CLIP's vocabulary, in the authors' code
 # Sizes of Sec. 3.2, of the picture's side: the smallest; below which it is pasted; zoomed in, from and to. And what prompts then say.
 SIZES = (1 / 3, .6, 1.2, 1.4)                                    # their code
@@ -496,7 +496,7 @@ def evaluate(args):
 
 
 SCENES = ["{} in the snow", "{} at the beach", "{} in a room", "a watercolor of {}", "{} next to a red chair"]
-DEFAULTS = {"kv": (2e-3, 5e-3), "crossattn": (1e-3, 5e-3), "all": (2e-4, 5e-3)}                # learning rates of W, of V*
+DEFAULTS = {"kv": (2e-3, 1e-3), "crossattn": (1e-3, 1e-3), "all": (2e-4, 1e-3)}                # learning rates of W, of V*
 
 
 def arguments(argv=None):
@@ -519,7 +519,7 @@ def arguments(argv=None):
     add("--steps", type=int, default=STEPS, help="optimiser steps for each concept (paper: 250)")
     add("--batch", type=int, default=8, help="pictures in a step, half of them of the class (paper: 8)")
     add("--lr", type=float, help=f"learning rate of the weights (default: {', '.join(f'{k} {v[0]:g}' for k, v in DEFAULTS.items())}; paper: 8e-5)")
-    add("--token-lr", type=float, help="learning rate of the new words (default: 5e-3; paper: 8e-5)")
+    add("--token-lr", type=float, help="learning rate of the new words (default: 1e-3; paper: 8e-5)")
     add("--regularization", metavar="WHAT", help="toybox, generated, none, or a folder of pictures of the class, captions in NAME.txt beside them "
         "(default: toybox for toybox, else generated; paper: LAION)")
     add("--class-pictures", type=int, default=200, help="how many to draw or generate (paper: 200)")

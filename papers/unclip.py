@@ -33,7 +33,6 @@ Run     python papers/unclip.py                       variations of pictures, an
         torchrun --nproc_per_node 8 papers/unclip.py train prior       the same on several GPUs
 """
 import argparse
-import hashlib
 import math
 import os
 import shutil
@@ -41,7 +40,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
@@ -49,8 +47,9 @@ from einops import rearrange, repeat
 from minidiff import devices, toybox
 from minidiff.checkpoints import find, load_strict, read_folder, save_folder, write_atomically, write_json
 from minidiff.clip import CLIP
-from minidiff.images import clip_pixels, save_figure, save_samples
+from minidiff.images import save_figure, save_samples
 from minidiff.kandinsky import UnCLIP
+from minidiff.precomputed import captions_as_read, device_of, embed_pictures, embeddings_of_pictures, latents_of_pictures
 from minidiff.prior import Prior
 from minidiff.schedule import Schedule
 from minidiff.tokenizer import Tokenizer
@@ -174,73 +173,6 @@ def go_on_from(model, part, module):
     """Fill the module, before training, with the weights of another model's part; None leaves it new."""
     if model:
         load_strict(module, {k: t.float() for k, t in read_folder(find(model) / part).items()}, f"{model}, {part}")
-
-
-# ------------------------------------------------------------------------------------------------ what is computed once per store
-
-def once(store, name, module, batches, compute):
-    """compute(batch) of every batch, one after the other, float16: a file beside the store, named by the module's weights, mapped into memory."""
-    weights = b"".join(p.cpu().contiguous().numpy().tobytes() for p in module.state_dict().values())
-    path = store.folder / f"{name}-{hashlib.sha256(weights).hexdigest()[:12]}.npy"
-    if not path.is_file():
-        with torch.no_grad():
-            store.save(path, torch.cat([compute(batch).half().cpu() for batch in batches]).numpy())
-    return np.load(path, mmap_mode="r")
-
-
-@torch.no_grad()
-def embed_pictures(tower, x):
-    """z_i (n, E) of pictures (n, 3, H, W) in [0, 1], by the image tower of a CLIP."""
-    pixels = clip_pixels(x, tower.config["image_size"]).split(256)
-    return torch.cat([tower(part.to(device_of(tower)))[1].float().cpu() for part in pixels])
-
-
-def device_of(module):
-    return next(module.parameters()).device
-
-
-def embeddings_of_pictures(clip, store):
-    """z_i of every picture, (n, E) float32."""
-    compute = lambda index: embed_pictures(clip.image, (store.images(index) + 1) / 2)
-    return torch.from_numpy(once(store, "embeddings", clip, torch.arange(len(store)).split(256), compute).astype(np.float32))
-
-
-def latents_of_pictures(vae, store):
-    """A function of an index (B,): latents of unit variance, (B, 8, 16, 16). The file is the one of papers/latent_diffusion.py."""
-    def compute(index):
-        x = store.images(index).to(device_of(vae), memory_format=torch.channels_last)
-        with devices.autocast(device_of(vae)):
-            return vae.encode(x)[0]
-    z = once(store, "latents", vae.encoder, torch.arange(len(store)).split(256), compute)
-    return lambda index: torch.from_numpy(z[index.numpy()]).float() * vae.config["scaling_factor"]
-
-
-def captions_as_read(clip, tokenizer, store):
-    """What CLIP reads in captions: their indices (n, wordings), that of the empty one, and a function of an index (B,).
-
-    The function returns what the prior is told: z_t (B, E), states of the text encoder (B, L, E) and which tokens count, (B, L).
-    Every caption is encoded once; only the tokens that count are kept, caption after caption, in one array.
-    """
-    ids = torch.cat([*(tokenizer(words) for words in store.captions), tokenizer([""])])
-    ids, index = ids.unique(dim=0, return_inverse=True)
-    order = clip.text.counts(ids).sum(dim=1).argsort(stable=True)             # short ones first: batches have little padding
-    ids, index = ids[order], order.argsort()[index]
-    mask = clip.text.counts(ids)                                              # (captions, L)
-    length = mask.sum(dim=1)
-
-    def compute(rows):
-        longest = length[rows].max()
-        return clip.text(ids[rows, :longest].to(device_of(clip)))[0][mask[rows, :longest]]
-    states = once(store, "captions", clip, torch.arange(len(ids)).split(256), compute)
-    place = (length.cumsum(dim=0) - length)[:, None] + torch.arange(ids.shape[1])       # of token l of each caption in `states`
-
-    @torch.no_grad()
-    def told(y):
-        device, y = y.device, y.cpu()
-        hidden = torch.from_numpy(states[place[y].clamp(max=len(states) - 1).numpy()]).to(device).float()
-        last = hidden[torch.arange(len(y)), length[y] - 1]                    # where the caption ends
-        return clip.text_projection(last), hidden, mask[y].to(device)
-    return rearrange(index[:-1], "(n w) -> n w", n=len(store)), index[-1].to(device_of(clip)), told
 
 
 # ------------------------------------------------------------------------------------------------ measuring the prior

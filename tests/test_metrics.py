@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from minidiff import CLIP, Tokenizer, toybox
 from minidiff.checkpoints import find
 from minidiff.images import CLIP_MEAN, CLIP_STD
-from minidiff.metrics import clip_embeddings, clip_score, frechet, kid, markdown, mean_std, perceptual_distance, spearman
+from minidiff.metrics import clip_embeddings, clip_score, frechet, kid, markdown, mean_std, overlap, perceptual_distance, psnr, spearman
 from minidiff.toybox.meter import shipped
 
 
@@ -162,3 +162,20 @@ def test_a_table_has_the_columns_asked_for_in_their_order():
     assert markdown(rows, ["slider", "n", "span"]) == (
         "| slider | n | span |\n|---|---|---|\n| age |  | 0.46 |\n| a\\|b | 3 | 0.10 ± 0.02 |\n")
     assert markdown([], {"span": "change of age"}) == "| change of age |\n|---|\n"
+
+
+def test_psnr_is_ten_decibels_for_every_tenth_of_the_squared_error_and_looks_only_where_it_should():
+    a, b = torch.zeros(2, 3, 4, 4), torch.full((2, 3, 4, 4), .1)
+    b[1] = .01
+    assert_close(psnr(a, b, torch.ones(2, 1, 4, 4)), torch.tensor([20.0, 40.0]), atol=1e-3, rtol=0)
+    where = torch.zeros(2, 1, 4, 4)
+    where[..., :2] = 1
+    b[..., 2:] = .7
+    assert_close(psnr(a, b, where), torch.tensor([20.0, 40.0]), atol=1e-3, rtol=0)
+
+
+def test_overlap_is_the_shared_area_over_that_of_both():
+    a, b = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)
+    a[..., :2, :], b[..., 1:3, :] = 1, 1
+    assert float(overlap(a, b)) == pytest.approx(4 / 12)
+    assert float(overlap(a, a)) == 1

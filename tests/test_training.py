@@ -201,6 +201,21 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_weights_before_it
     assert same_weights(start(tmp_path, model(1)).modules["net"].state_dict(), before)
 
 
+def test_several_losses_are_one_step_on_their_mean(tmp_path):
+    whole, parts = (start(tmp_path / name, clip=1e9) for name in ("whole", "parts"))
+    for step, generator in whole:
+        whole.update(sum(loss_of(whole.modules["net"], generator) for _ in range(3)) / 3)
+    for step, generator in parts:
+        parts.update(loss_of(parts.modules["net"], generator) for _ in range(3))
+    assert_close(whole.modules["net"].state_dict(), parts.modules["net"].state_dict())
+    assert_close([p.grad for p in whole.parameters], [p.grad for p in parts.parameters])
+    assert whole.losses == pytest.approx(parts.losses)
+    with pytest.raises(SystemExit, match="loss is nan at step 2"):
+        run = start(tmp_path / "bad")
+        for step, generator in run:
+            run.update(loss_of(run.modules["net"], generator) * (float("nan") if step == 2 and i else 1) for i in range(2))
+
+
 def test_a_gradient_that_is_not_finite_stops_the_run_before_it_spoils_the_weights(tmp_path):
     """sqrt has an infinite slope at 0: a finite loss of which nothing is left after the step."""
     run = start(tmp_path)

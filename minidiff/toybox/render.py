@@ -41,9 +41,9 @@ def draw_object(canvas, thing, number):
     with canvas.thing(number, .5), canvas.at(thing.x, thing.ground - .95 * thing.scale, thing.scale, thing.tilt, thing.flip):
         DRAW[thing.member](canvas, thing.params, thing.paint)
     if thing.ornament:
-        name, part, rgb = thing.ornament
+        name, part, rgb, *size = thing.ornament
         rows, columns = np.nonzero((canvas.part == PART_ID[part]) & (canvas.instance == number))
         if len(rows):
             to_world = lambda index: (index.mean() + .5) * canvas.pixel - 1
             with canvas.thing(number, .4):
-                draw_ornament(canvas, name, to_world(columns), to_world(rows), .3 * thing.scale, rgb)
+                draw_ornament(canvas, name, to_world(columns), to_world(rows), (size[0] if size else .3) * thing.scale, rgb)

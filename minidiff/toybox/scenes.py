@@ -47,7 +47,7 @@ class Thing:
     ground: float = 0.75            # y of its feet
     tilt: float = 0.0
     flip: bool = False
-    ornament: tuple = None          # (name, part, rgb) or None
+    ornament: tuple = None          # (name, part, rgb), and its half-width if it is not .3; or None
 
 
 @dataclass

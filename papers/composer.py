@@ -1,0 +1,601 @@
+"""Composer. Huang, Chen, Liu, Shen, Zhao, Zhou, "Composer: Creative and Controllable Image Synthesis with Composable Conditions",
+ICML 2023, arXiv:2302.09778v2.
+
+A picture is taken apart into eight representations, and one diffusion model learns to make it again from any of them. Afterwards they
+may come from different pictures: the depth of one, the colours of another, a caption. No code and no weights were ever published.
+
+    paper        code             meaning                                                            shape
+    -----------  ---------------  -----------------------------------------------------------------  -----------------
+    x_0          x                picture, in [0, 1]                                                 (B, 3, 64, 64)
+    -            z                its latents, on which the model works                              (B, 8, 16, 16)
+    x_t, eps, t  z_t, eps, t      noisy latents, the noise in them, timesteps                        (B, 8, 16, 16), (B,)
+    c            c                {name: tensor}: conditions; a name that is not there is absent
+    caption      sentence, words  CLIP's embedding and states of the caption; padding is 0           (B, E), (B, L, D)
+    embedding    embedding        CLIP's embedding of the picture: semantics and style               (B, E)
+    color        palette          share of the pixels near each of 156 colours (minidiff/color.py)   (B, 156)
+    sketch       sketch           lines, 1 on 0 (minidiff/decomposition.py)                          (B, 1, 64, 64)
+    instances    instances        a plane for each class of things, and one for boundaries           (B, 9, 64, 64)
+    depth        depth            1 near to 0 far                                                    (B, 1, 64, 64)
+    intensity    intensity        the picture in grey                                                (B, 1, 64, 64)
+    masking      masking          the picture around a hole, and where it is known                   (B, 4, 64, 64)
+    eps_theta    composer         predicts the noise, told c                                         (B, 8, 16, 16)
+    c_1, c_2, w  c_1, c_2, w      Eq. (3): what only c_2 has is emphasised by w, what only c_1 has is suppressed
+
+What is known, and from where
+  * Published: the eight representations; 11 hues, 5 saturations, 5 lights, smoothing 10; global conditions are projected and added to
+    the time, and there are eight tokens beside the words; local ones go through convolutions, are summed and joined to x_t; the rates
+    of dropping; two stages of training, the first one told the image embedding only; guidance between two sets; inversion; the uses.
+  * From the same laboratory's VideoComposer, which is evidence and not proof: 156 colours, sigma in units of Lab; two layers in each
+    projection; the shape of the stems, their 8 channels; bright lines; known = 1 - hole; strokes 70 %, rectangles 20 %, halves 10 %.
+  * Ours, where nothing is published: four tokens of the embedding and four of the palette; embeddings are brought to one length, of
+    palettes the square root is told; absent tokens are 0; dropping acts on what a projection or stem puts out, once per picture and
+    condition; the kinds of grey; planes for instances (photos: colours of your own); what stage 2 adds starts as zeros, so that it
+    begins where stage 1 ended; stage 1 drops one embedding in ten; pictures are inverted without guidance; learning rate, averaging.
+Differs from the paper
+  * It works on latents of an autoencoder (paper: 64 pixels), with 2.3 M parameters (paper: 2 B) and with Min-SNR weights (Hang et al.
+    2023) on Eq. (1); --gamma 0 for none.
+  * Depth and instances are read by a network that was trained on toybox, sketches are drawn by an edge detector, and smoothing keeps
+    the sum of a palette at 1.
+Not here yet: the two upsamplers; the optional prior (papers/unclip.py is one); networks for depth and instances of photos (maps that
+lie beside the photos are read, see minidiff/photos.py); `eval` and its tables.
+
+Cost    Training takes 1.1 GFLOP a sample in stage 1 and 1.2 in stage 2: on one core 53 and 44 samples per second of CPU time, in float32.
+        Before that, decomposing takes a core 10 ms a picture and 12 KB on the disk. The weights are 4.7 MB.
+
+Run     python papers/composer.py                                     one row of pictures for each use, from the shipped weights
+        python papers/composer.py compose --depth a.png --palette b.png --embedding c.png --caption "a red cat"
+        python papers/composer.py decompose --images a.png b.png      what a picture is taken apart into
+        python papers/composer.py sample --caption "a red cat"
+        python papers/composer.py train embedding                     stage 1, on toybox; then `train all`, stage 2
+        python papers/composer.py train all --images DIR              on photos with captions beside them: cat.jpg, cat.txt
+        torchrun --nproc_per_node 8 papers/composer.py train all --accumulate 2      on several GPUs
+"""
+import argparse
+import math
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from minidiff import devices, images, photos, toybox
+from minidiff.checkpoints import find, from_folder, load_strict, read_folder, save_folder, write_json
+from minidiff.clip import CLIP
+from minidiff.color import COLORS, painted
+from minidiff.decomposer import Decomposer, agreement, of_store, with_hole
+from minidiff.pipeline import half_on_gpu
+from minidiff.precomputed import embeddings_of_pictures, latents_of_pictures
+from minidiff.samplers import ddim_invert, noise, sample
+from minidiff.schedule import Schedule
+from minidiff.tokenizer import Tokenizer
+from minidiff.toybox.canvas import PART_ID
+from minidiff.toybox.maps import PLANES, MapReader
+from minidiff.toybox.store import kind_shares, prepare
+from minidiff.training import Run, count, main_process_first
+from minidiff.unet import UNet, zero_residuals
+from minidiff.vae import VAE
+
+GLOBALS, LOCALS = ("caption", "embedding", "palette"), ("sketch", "instances", "depth", "intensity", "masking")
+NAMES = GLOBALS + LOCALS
+TOKENS = 4                                        # of the embedding, and of the palette: eight in all
+ALL, NONE, DROP = .1, .1, dict.fromkeys(NAMES, .5) | {"intensity": .7}
+# GLIDE's kind of UNet: text and positions in one softmax, the time scales and shifts, residual blocks halve and double the side.
+UNET_CONFIG = dict(block_out_channels=(48, 96), layers_per_block=1, attention_head_dim=24, cross_attention_dim=64, norm_num_groups=3,
+                   down_block_types=("SimpleCrossAttnDownBlock2D",) * 2, up_block_types=("SimpleCrossAttnUpBlock2D",) * 2,
+                   mid_block_type="UNetMidBlock2DSimpleCrossAttn", resnet_time_scale_shift="scale_shift")
+SCHEDULE = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False)
+
+
+# ------------------------------------------------------------------------------------------------ the model
+
+class Stem(nn.Module):
+    """A local condition (B, c, H, W) -> its part of the map that is joined to the latents, (B, C, h, w). Zeros at first."""
+
+    def __init__(self, channels, hidden, out):
+        super().__init__()
+        self.first = nn.Conv2d(channels, hidden, 3, padding=1)
+        self.second = nn.Conv2d(hidden, hidden, 3, stride=2, padding=1)
+        self.last = zeroed(nn.Conv2d(hidden, out, 3, stride=2, padding=1))
+
+    def forward(self, x, size):
+        x = F.adaptive_avg_pool2d(F.silu(self.first(x)), 4 * size)
+        return self.last(F.silu(self.second(x)))
+
+
+def projection(before, hidden, after):
+    return nn.Sequential(nn.Linear(before, hidden), nn.SiLU(), nn.Linear(hidden, after))
+
+
+def zeroed(layer):
+    for p in layer.parameters():
+        nn.init.zeros_(p)
+    return layer
+
+
+class Composer(nn.Module):
+    """eps_theta: a UNet, told the conditions. composer(z_t, t, composer.told(c, z_t)) -> (B, C, h, w)
+
+    Args:
+        unet: config of a UNet whose latents have `latent_channels`.
+        embedding_dim, text_dim, text_length: E, D and L of CLIP.
+        local: {name: channels} of the local conditions.
+        stem, shared: channels within the stems, and of the map that they make together.
+    """
+
+    def __init__(self, unet, latent_channels, embedding_dim, text_dim, text_length, local, stem=16, shared=8, **more):
+        super().__init__()
+        self.config = {"_class_name": "Composer", "unet": dict(unet), "latent_channels": latent_channels, "embedding_dim": embedding_dim,
+                       "text_dim": text_dim, "text_length": text_length, "local": dict(local), "stem": stem, "shared": shared, **more}
+        width, context = 4 * unet["block_out_channels"][0], unet["cross_attention_dim"]
+        self.unet = UNet(**unet, in_channels=latent_channels + shared, out_channels=latent_channels)
+        dims = {"sentence": embedding_dim, "embedding": embedding_dim, "palette": COLORS}
+        self.to_time = nn.ModuleDict({name: projection(n, width, width) for name, n in dims.items()})
+        self.to_tokens = nn.ModuleDict({name: projection(dims[name], width, TOKENS * context) for name in ("embedding", "palette")})
+        self.words = zeroed(nn.Linear(text_dim, context, bias=False))           # no bias: padding stays 0
+        self.stems = nn.ModuleDict({name: Stem(n, stem, shared) for name, n in local.items()})
+        for new in (self.to_time["sentence"], self.to_time["palette"], self.to_tokens["palette"]):
+            zeroed(new[-1])
+        zero_residuals(self.unet)
+
+    @classmethod
+    def from_pretrained(cls, folder, device=None, dtype=None):
+        return from_folder(lambda config: cls(**{k: v for k, v in config.items() if k != "_class_name"}), folder, device, dtype)
+
+    def of_stage_1(self):
+        """The parts that stage 1 trains."""
+        return [self.unet, self.to_time["embedding"], self.to_tokens["embedding"]]
+
+    def told(self, c, like, keep=None):
+        """What the conditions become: the local map (B, shared, h, w), and keys and values with what is added to the time.
+
+        like: latents (B, C, h, w).   keep: {name: (B,)}, 0 for pictures that are not told this condition; None: all are.
+        What is absent adds nothing: not even the biases of its projection or stem.
+        """
+        context = [like.new_zeros(len(like), n, self.words.out_features) for n in (self.config["text_length"], TOKENS, TOKENS)]
+        vector = like.new_zeros(len(like), self.unet.time_embedding.linear_2.out_features)
+        local = like.new_zeros(len(like), self.config["shared"], *like.shape[-2:])
+        use = lambda name, x: x if keep is None else x * keep[name].to(x).reshape(-1, *[1] * (x.ndim - 1))
+        if "words" in c:
+            context[0] = use("caption", self.words(c["words"]))
+        for i, (name, project) in enumerate(self.to_tokens.items(), 1):
+            if name in c:
+                context[i] = use(name, project(scaled(name, c[name])).unflatten(1, (TOKENS, -1)))
+        for name, project in self.to_time.items():
+            if name in c:
+                vector = vector + use(condition_of(name), project(scaled(name, c[name])))
+        for name, stem in self.stems.items():
+            if name in c:
+                local = local + use(name, stem(c[name], like.shape[-1]))
+        kv = self.unet.text_kv(torch.cat(context, dim=1))                       # (B, L + 8, D)
+        kv.vector = vector
+        return local, kv
+
+    def forward(self, z_t, t, told):
+        local, kv = told
+        return self.unet(torch.cat([z_t, local], dim=1), t, kv)
+
+
+def condition_of(name):
+    """Which of the eight a tensor belongs to: a caption is two of them."""
+    return {"sentence": "caption", "words": "caption"}.get(name, name)
+
+
+def scaled(name, x):
+    """Numbers of about 1: embeddings of one length; of palettes, which are mostly nearly 0, the square root."""
+    return (x * x.shape[1]).sqrt() if name == "palette" else F.normalize(x, dim=1) * x.shape[1] ** .5
+
+
+def only(c, *names):
+    """Some of the conditions."""
+    return {k: v for k, v in c.items() if condition_of(k) in names}
+
+
+def each(c, change):
+    return {k: change(v) for k, v in c.items()}
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+def diffusion_loss(eps_hat, eps, weight):
+    """|| eps - eps_theta(alpha_t x_0 + sigma_t eps, c) ||^2 of each picture, a mean over its latents; averaged with weights (B,)."""
+    return (weight * (eps_hat - eps).square().mean(dim=(1, 2, 3))).mean()                                 # Eq. (1)
+
+
+def min_snr_weight(alpha_bar, gamma):
+    """min(SNR, gamma) / SNR: less weight on nearly clean latents. Source: Hang et al. 2023, arXiv:2303.09556. gamma 0: weight 1."""
+    snr = alpha_bar / (1 - alpha_bar)
+    return (snr.clamp(max=gamma) / snr) if gamma else torch.ones_like(snr)
+
+
+def drawn_subset(n, generator=None, device=None):
+    """{name: bool (n,)}: which conditions each picture keeps. All go with 0.1, all stay with 0.1, else each goes by itself."""
+    u = torch.rand(n, generator=generator, device=device)
+    rates = torch.tensor([DROP[name] for name in NAMES], device=device)
+    stays = torch.rand(n, len(NAMES), generator=generator, device=device) >= rates
+    stays = (stays | (u < ALL + NONE)[:, None]) & (u >= ALL)[:, None]
+    return dict(zip(NAMES, stays.unbind(1)))
+
+
+def train(args):
+    """One of the two stages; writes args.out/composer_1 or args.out/composer."""
+    if args.steps is None and args.minutes is None:
+        args.minutes = 60.0
+    torch.manual_seed(args.seed)
+    is_first, schedule = args.stage == "embedding", Schedule(**SCHEDULE)
+    with main_process_first():
+        store, latents, conditions, composer = prepared(args)
+    start_from(composer, args)
+    if is_first:
+        composer.requires_grad_(False)
+        for part in composer.of_stage_1():
+            part.requires_grad_(True)
+    composer.to(args.device, memory_format=torch.channels_last)
+    folder = args.out / ("composer_1" if is_first else "composer")
+    run = Run(folder, {"composer": composer}, lr=args.lr, steps=args.steps, minutes=args.minutes, batch=args.batch * args.accumulate,
+              ema=args.ema, seed=args.seed, fresh=args.fresh, name=f"composer, {args.stage} {count(composer):.1f}M")
+    alpha_bar = schedule.alpha_bar.to(run.device)
+
+    def loss_of(generator):
+        pick = lambda high: torch.randint(high, (args.batch,), generator=generator, device=run.device)
+        index, t = pick(len(store)).cpu(), pick(schedule.T)
+        z = latents(index).to(run.device, memory_format=torch.channels_last)
+        eps = torch.randn(z.shape, generator=generator, device=run.device)
+        c, has = conditions(index, generator)                                   # not every photo has a caption, or maps
+        keep = {k: v & has.get(k, True) for k, v in drawn_subset(args.batch, generator, run.device).items()}
+        if is_first:
+            keep = {"embedding": torch.rand(args.batch, generator=generator, device=run.device) >= ALL}
+        with devices.autocast(run.device):
+            eps_hat = composer(schedule.add_noise(z, eps, t), t, composer.told(c, z, keep)).float()
+        return diffusion_loss(eps_hat, eps, min_snr_weight(alpha_bar[t], args.gamma))
+    for step, generator in run:
+        run.update(loss_of(g) for g in shares(generator, run.rank, args.accumulate))
+    if run.rank == 0:
+        save_folder(run.averaged("composer"), composer.config, folder)
+        schedule.save_pretrained(folder)
+
+
+def shares(generator, rank, accumulate):
+    """Generators of the parts of a step: a batch is the same whether processes or `accumulate` split it."""
+    first = generator.initial_seed() + rank * (accumulate - 1)                  # run's seeds of a step are rank apart
+    return (torch.Generator(generator.device).manual_seed(first + i) for i in range(accumulate))
+
+
+def prepared(args):
+    """Pictures, their latents and conditions, functions of an index, all computed once; and a new composer for them."""
+    for part in ["clip", "vae"] + (["maps"] if args.stage == "all" and not args.images else []):
+        bring(part, args.out)
+    if args.images:
+        store = photos.prepare(args.out / "photos", args.images, args.size)
+    else:
+        store = prepare(args.out / ("store_of_kinds" if args.kinds else "store"), args.pictures, args.seed, kinds=args.kinds)
+    clip, vae = (make.from_pretrained(args.out / part, args.device, torch.float32) for make, part in ((CLIP, "clip"), (VAE, "vae")))
+    tokenizer, latents = Tokenizer.from_pretrained(args.out / "clip"), latents_of_pictures(vae, store)
+    if args.stage == "embedding":
+        embeddings = embeddings_of_pictures(clip, store)
+        conditions = lambda index, generator: ({"embedding": embeddings[index].to(args.device)}, {})
+    else:
+        reader = None if args.images else MapReader.from_pretrained(args.out / "maps", args.device)
+        conditions = of_store(store, clip, tokenizer, reader, args.device)
+    local = {"sketch": 1, "instances": photos.MAPS["instances"] if args.images else PLANES, "depth": 1, "intensity": 1, "masking": 4}
+    _, channels, _, side = latents(torch.arange(1)).shape
+    return store, latents, conditions, Composer(UNET_CONFIG, channels, clip.config["projection_dim"],
+                                                clip.config["text_config"]["hidden_size"], tokenizer.length, local, sample_size=side)
+
+
+def bring(part, out):
+    """Copy toybox's CLIP, VAE or reader of maps to `out`, unless there is one: what is trained there then makes a whole model."""
+    if (out / part).is_dir():
+        return
+    if not (find("toybox") / part).is_dir():
+        raise ValueError(f"no {out / part}, and toybox has none either; `python -m minidiff.toybox.maps --out {out}` trains it")
+    out.mkdir(parents=True, exist_ok=True)
+    temporary = out / f".{part}.{os.getpid()}.tmp"
+    shutil.copytree(find("toybox") / part, temporary)
+    os.replace(temporary, out / part)
+    print(f"{out / part}: copied from the shipped toybox")
+
+
+def start_from(composer, args):
+    """Fill the new composer: stage 2 begins with the weights of stage 1, and both with those of another model if there is --init."""
+    place = find(args.init) / "composer" if args.init else args.out / "composer_1"
+    if args.init or args.stage == "all":
+        if not place.is_dir():
+            raise ValueError(f"no {place}; run `train embedding` first, or give --init, a folder with a composer")
+        load_strict(composer, {k: v.float() for k, v in read_folder(place).items()}, place)
+
+
+# ------------------------------------------------------------------------------------------------ sampling
+
+def guided(e_1, e_2, w):
+    """Noise predicted under the conditions c_1 and c_2: what both have counts once, what only c_2 has w times. Source: Eq. (3).
+
+    With nothing in c_1, classifier-free guidance, Eq. (2).
+    """
+    return w * e_2 + (1 - w) * e_1                                                                        # Eq. (3)
+
+
+class Model:
+    """Composer with the frozen networks around it: decompose pictures, draw from conditions, invert."""
+
+    def __init__(self, path, device, steps=30, w=3.0):
+        folder = find(path)
+        if not (folder / "composer").is_dir():
+            raise ValueError(f"{path} has no composer yet; train one (`train embedding`, then `train all`), and give its --out as --model")
+        self.composer = Composer.from_pretrained(folder / "composer", device, torch.float32)
+        self.schedule = Schedule.from_pretrained(folder / "composer")
+        self.vae = VAE.from_pretrained(folder / "vae", device, torch.float32)
+        self.decomposer = Decomposer(folder, device)
+        self.device, self.steps, self.w = device, steps, w
+        self.side = self.composer.config["sample_size"]
+        self.size = self.side * 2 ** (len(self.vae.config["block_out_channels"]) - 1) * self.vae.config.get("patch_size", 1)
+        clip, c = self.decomposer.clip.config, self.composer.config
+        theirs = (clip["projection_dim"], clip["text_config"]["hidden_size"], self.decomposer.tokenizer.length, self.vae.config["latent_channels"])
+        ours = (c["embedding_dim"], c["text_dim"], c["text_length"], c["latent_channels"])
+        if ours != theirs:
+            raise ValueError(f"the parts of {path} are not of one model: the composer was trained with a CLIP and a VAE of sizes {ours}, "
+                             f"those beside it have {theirs}")
+        if self.composer.config["local"]["instances"] != PLANES:                # trained on photos: their maps are not toybox's
+            self.decomposer.reader = None
+
+    def decompose(self, x, **how):
+        return self.decomposer(x, **how)
+
+    @torch.no_grad()
+    def encode(self, x):
+        return self.vae.encode(2 * x.to(self.device) - 1)[0] * self.vae.config["scaling_factor"]
+
+    @torch.no_grad()
+    def decode(self, z):
+        return (self.vae.decode(z / self.vae.config["scaling_factor"]).float() / 2 + .5).clamp(0, 1).cpu()
+
+    def noise(self, n, seed):
+        return noise((n, self.composer.config["latent_channels"], self.side, self.side), seed, self.device)
+
+    def predictor(self, c_2, c_1, w, like):
+        """predict(z_t, t) for samplers, with guidance from c_1 to c_2. What the text becomes is computed here, once."""
+        sets = [c_2] if w == 1 else [c_1, c_2]
+        with torch.no_grad(), half_on_gpu(self.device):
+            told = [self.composer.told(each(c, lambda v: v.to(self.device)), like) for c in sets]
+
+        def predict(z_t, t):
+            with half_on_gpu(self.device):
+                e = [self.composer(z_t, t, conditions).float() for conditions in told]
+            return e[0] if w == 1 else guided(*e, w)
+        return predict
+
+    def draw(self, c_2, c_1=None, n=1, w=None, seed=0, z_T=None):
+        """n pictures of each row of c_2, with guidance away from c_1, by default nothing: (rows * n, 3, S, S), row by row.
+
+        seed: of the first picture, the others count on.   z_T: start from these latents, not from noise.
+        """
+        c_2, c_1 = (each(c, lambda v: v.repeat_interleave(n, dim=0)) for c in (c_2, c_1 or {}))
+        rows = len(z_T) if z_T is not None else max([len(v) for v in c_2.values()], default=n)
+        z_T = self.noise(rows, seed) if z_T is None else z_T
+        return self.decode(sample(self.predictor(c_2, c_1, self.w if w is None else w, z_T), self.schedule, z_T, self.steps))
+
+    def invert(self, x, c_1):
+        """The z_T from which c_1 leads to the pictures x, without guidance: the first half of bidirectional guidance."""
+        z = self.encode(x)
+        return ddim_invert(self.predictor(c_1, {}, 1.0, z), self.schedule, z, self.steps, iterations=2)
+
+
+# ------------------------------------------------------------------------------------------------ uses
+
+def variations(m, x, names=("embedding",), n=3, seed=0):
+    """Other pictures with some of the representations of x; more names, nearer to it."""
+    return m.draw(only(m.decompose(x), *names), n=n, seed=seed)
+
+
+def interpolation(m, a, b, where, same=(), seed=0):
+    """From picture a to picture b, (1, 3, S, S) each: embedding and palette in between, at each s of `where`, 0 to 1.
+
+    same: conditions that stay as in a. All start from the same noise.
+    """
+    c_a, c_b, s = m.decompose(a), m.decompose(b), torch.tensor(where).to(m.device)[:, None]
+    c = each(only(c_a, *same), lambda v: v.expand(len(s), *v.shape[1:]))
+    c |= {"embedding": slerp(c_a["embedding"], c_b["embedding"], s), "palette": torch.lerp(c_a["palette"], c_b["palette"], s)}
+    return m.draw(c, z_T=m.noise(1, seed).expand(len(s), -1, -1, -1))
+
+
+def slerp(a, b, s):
+    """On the sphere from the direction of a to that of b, (1, E) each, shares s (n, 1) -> (n, E)."""
+    a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)
+    angle = (a * b).sum(dim=1, keepdim=True).clamp(-1, 1).acos().clamp(min=1e-4)
+    return (((1 - s) * angle).sin() * a + (s * angle).sin() * b) / angle.sin()
+
+
+def reconfiguration(m, x, changes, names=("embedding", "palette", "sketch", "depth"), w=None):
+    """x with some representations changed: inverted under what it has, c_1, drawn again with `changes` {name: tensor} in their place."""
+    c_1 = only(m.decompose(x), *names)
+    c_2 = {k: v for k, v in c_1.items() if k not in changes} | changes
+    return m.draw(c_2, c_1, z_T=m.invert(x, c_1), w=w)                          # bidirectional guidance: the edit is c_2 - c_1
+
+
+def region_edit(m, x, known, c=None, n=1, seed=0):
+    """Draw anew what is not `known` (k, 1, S, S) of the pictures x (k, 3, S, S), told c; the rest stays."""
+    told = only(m.decompose(x, known=known), "masking") | (c or {})
+    drawn = m.draw(told, only(told, "masking"), n=n, seed=seed)
+    x, known = (v.cpu().repeat_interleave(n, dim=0) for v in (x, known))
+    return known * x + (1 - known) * drawn
+
+
+def colorization(m, x, colors, seed=0, n=1):
+    """The light of x with the palette of other pictures."""
+    return m.draw(only(m.decompose(x), "intensity") | only(m.decompose(colors), "palette"), n=n, seed=seed)
+
+
+def style_transfer(m, x, style, names=("sketch", "depth", "instances"), seed=0, n=1):
+    """What is where, of x; how it looks, of the picture `style`."""
+    return m.draw(only(m.decompose(x), *names) | only(m.decompose(style), "embedding", "palette"), n=n, seed=seed)
+
+
+def translation(m, x, caption, w=None):
+    """x as a picture of another domain, which the caption names: a reconfiguration of all but the text."""
+    return reconfiguration(m, x, m.decomposer.caption([caption] * len(x)), ("caption", "embedding", "sketch", "depth"), w)
+
+
+def pose_transfer(m, x, pose, w=None):
+    """The one in x, in the pose of another picture: its instances replaced."""
+    return reconfiguration(m, x, only(m.decompose(pose), "instances"), ("embedding", "palette", "instances"), w)
+
+
+def try_on(m, x, known, garment, n=1, seed=0):
+    """The region of x that is not known, drawn from the embedding and the palette of a garment's picture."""
+    return region_edit(m, x, known, only(m.decompose(garment), "embedding", "palette"), n, seed)
+
+
+# ------------------------------------------------------------------------------------------------ scripts
+
+def load(args):
+    return Model(args.model, args.device, args.sampling, args.w)
+
+
+def demo(args):
+    """One row of pictures for each use, of fresh toybox pictures: figure.png, metrics.json."""
+    began, m = time.monotonic(), load(args)
+    kinds = {kind: toybox.sample(6, args.seed + 100, kind, m.size) for kind in ("object", "portrait", "landscape")}
+    a, b = (kinds["object"].images[i:i + 1] for i in (0, 1))
+    face, other, land = kinds["portrait"].images[:1], kinds["portrait"].images[1:2], kinds["landscape"].images[:1]
+    shirt = 1 - (kinds["portrait"].parts[:1] == PART_ID["shirt"])[:, None].float()
+    mixed = only(m.decompose(a), "depth", "sketch") | only(m.decompose(land), "palette") | only(m.decompose(b), "embedding")
+    caption, s = ["a red cat in a garden"], args.seed
+    rows = {
+        "text to image: " + caption[0]: ([], m.draw(m.decomposer.caption(caption), n=3, seed=s)),
+        "variation (embedding)": ([a], variations(m, a, seed=s)),
+        "variation (all but masking)": ([a], variations(m, a, NAMES[1:-1], seed=s)),
+        "interpolation": ([a, b], interpolation(m, a, b, [.25, .5, .75], seed=s)),
+        "reconfiguration: the palette": ([a, land], reconfiguration(m, a, only(m.decompose(land), "palette"))),
+        "region edit: the middle": ([a], region_edit(m, a, with_hole(a), m.decomposer.caption(caption), 3, s)),
+        "colorization": ([a, land], colorization(m, a, land, s, 3)),
+        "style transfer": ([a, b], style_transfer(m, a, b, seed=s, n=3)),
+        "translation: a sketch": ([a], translation(m, a, "a sketch")),
+        "pose transfer": ([face, other], pose_transfer(m, face, other)),
+        "try-on": ([face, b], try_on(m, face, shirt, b, 3, s)),
+        "depth, palette, embedding of three": ([a, land, b], m.draw(mixed, n=3, seed=s))}
+    padded = lambda x, n: torch.cat([*x, torch.ones(n - sum(map(len, x)), 3, m.size, m.size)])
+    table = torch.stack([torch.cat([padded(given, 3), padded([out], 3)]) for given, out in rows.values()])
+    images.save_figure(args.out / "figure.png", table, row_labels=list(rows), column_labels=["given", "", "", "drawn", "", ""])
+    x = torch.cat([kinds[kind].images[2:5] for kind in ("object", "portrait")])
+    c, metrics = m.decompose(x), {}
+    nothing = m.draw({}, n=len(x), seed=s)
+    for name in ("embedding", "palette", "sketch", "instances", "depth"):
+        for how, drawn in (("told", m.draw(only(c, name), seed=s)), ("not told", nothing)):
+            metrics |= {f"{k}, {how}": v for k, v in agreement(only(c, name), m.decompose(drawn)).items()}
+    write_json(args.out / "metrics.json", metrics | {"seconds": time.monotonic() - began, "device": str(m.device), "steps": m.steps})
+    print("\n".join(f"{k:32s} {v:.3f}" for k, v in metrics.items()) + f"\nfigure.png and metrics.json: {args.out}")
+
+
+def compose(args):
+    """Each condition from a picture of its own: samples.png and samples.safetensors."""
+    m, c = load(args), {}
+    for name in NAMES[1:]:
+        path = getattr(args, name)
+        if path is not None:
+            x = images.load(path, m.size)[None]
+            maps = {k: v[None].to(m.device) for k, v in photos.maps_beside(path, m.size).items()} if m.decomposer.reader is None else {}
+            part = only(m.decompose(x, known=with_hole(x, *args.hole), maps=maps), name)
+            if not part:                                        # no reader
+                raise ValueError(f"no {name} of {path}: expected {path.with_suffix(f'.{name}.png')}, as this model was trained on photos")
+            c |= part
+    c |= m.decomposer.caption([args.caption]) if args.caption else {}
+    absent = [name for name in args.both if not only(c, name)]
+    if absent:
+        raise ValueError(f"--both {' '.join(absent)}: there is no such condition; give its picture too, or the caption")
+    if not c:
+        raise ValueError(f"nothing to compose from; give --caption or a picture for one of {', '.join(NAMES[1:])}")
+    images.save_samples(args.out, m.draw(c, only(c, *args.both), n=args.n, seed=args.seed), [args.caption or ", ".join(c)])
+    print(f"samples.png and samples.safetensors: {args.out}")
+
+
+def sample_captions(args):
+    m = load(args)
+    seeds = [args.seed + i for _ in args.caption for i in range(args.n)]         # the same for each caption
+    images.save_samples(args.out, m.draw(m.decomposer.caption(args.caption), n=args.n, seed=seeds), args.caption)
+    print(f"samples.png and samples.safetensors: {args.out}")
+
+
+def decompose(args):
+    """The representations of pictures that are pictures themselves, and the palette: decomposition.png."""
+    x = torch.stack([images.load(path, 64) for path in args.images]) if args.images else toybox.sample(6, args.seed).images
+    c = each(Decomposer(find(args.model), args.device)(x), lambda v: v.cpu())
+    rows = {"picture": x, "palette": torch.stack([painted(h) for h in c["palette"]]),
+            "masking": c["masking"][:, :3] / 2 + .5, **{k: c[k].repeat(1, 3, 1, 1) for k in ("sketch", "intensity", "depth") if k in c}}
+    if "instances" in c:                                        # the classes from red to blue, boundaries white
+        hues = torch.linspace(0, 1, PLANES - 1)
+        colors = torch.stack([1 - hues, 1 - (2 * hues - 1).abs(), hues], dim=1)
+        rows["instances"] = torch.maximum(torch.einsum("nkhw,kc->nchw", c["instances"][:, :-1], colors), c["instances"][:, -1:])
+    images.save_figure(args.out / "decomposition.png", torch.stack(list(rows.values())), row_labels=list(rows))
+    print(f"decomposition.png: {args.out}")
+
+
+VERBS = {"demo": demo, "train": train, "compose": compose, "sample": sample_captions, "decompose": decompose}
+LIMITS = {"batch": (1, math.inf), "accumulate": (1, 1000), "pictures": (1, math.inf), "size": (8, math.inf), "seed": (0, math.inf), "ema": (0, 1),
+          "gamma": (0, math.inf), "n": (1, math.inf), "sampling": (1, 1000)}
+
+
+def arguments(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb")
+    add = lambda name, help: verbs.add_parser(name, help=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    demo, train, compose = add("demo", "the demonstration; also without a verb"), add("train", "train"), add("compose", "mix conditions")
+    draw, apart = add("sample", "pictures of captions"), add("decompose", "show the representations of pictures")
+    train.add_argument("stage", choices=("embedding", "all"), help="stage 1, told the image embedding only; stage 2, told all")
+    train.add_argument("--out", type=Path, default=Path("outputs/toybox"),
+                       help="where weights go; the clip/, vae/ and maps/ there are used, by default copies of toybox's")
+    train.add_argument("--images", type=Path, default=None, metavar="DIR", help="photos with captions beside them; toybox without")
+    train.add_argument("--size", type=int, default=64, help="pixels of the photos")
+    train.add_argument("--minutes", type=float, default=None, help="stop after this long (whichever of minutes and steps comes first)")
+    train.add_argument("--steps", type=int, default=None, help="stop after this many steps (paper: 1M, then 200K)")
+    train.add_argument("--batch", type=int, default=64, help="samples at a time, in each process (paper: 1024 in all)")
+    train.add_argument("--accumulate", type=int, default=1, help="times --batch samples for each step")
+    train.add_argument("--lr", type=float, default=1e-3, help="peak learning rate (paper: not published)")
+    train.add_argument("--ema", type=float, default=.9995, help="decay of the average of the weights (paper: not published)")
+    train.add_argument("--gamma", type=float, default=5.0, help="Min-SNR gamma; 0: no weights, Eq. (1)")
+    train.add_argument("--pictures", type=int, default=100_000, help="toybox pictures drawn ahead")
+    train.add_argument("--kinds", type=kind_shares, default=None, metavar="KIND=SHARE,...", help="how often each kind of them is drawn")
+    train.add_argument("--init", default=None, help="begin with the composer of this model, toybox or a folder")
+    train.add_argument("--fresh", action="store_true", help="start again although there is a checkpoint")
+    for name in NAMES[1:]:
+        compose.add_argument(f"--{name}", type=Path, metavar="PICTURE", help=f"take the {name} of this picture")
+    compose.add_argument("--hole", type=float, nargs=4, default=(.25, .25, .75, .75), metavar=("TOP", "LEFT", "BOTTOM", "RIGHT"),
+                         help="what --masking leaves out, as shares of the side")
+    compose.add_argument("--both", nargs="+", default=[], choices=NAMES, metavar="NAME",
+                         help="conditions that are also in c_1, so that w does not emphasise them")
+    compose.add_argument("--caption", default=None, help="a text")
+    draw.add_argument("--caption", nargs="+", required=True, help="one or more texts")
+    apart.add_argument("--images", nargs="+", type=Path, help="pictures; without, fresh ones of toybox")
+    for verb in (demo, compose, draw, apart):
+        verb.add_argument("--model", default="toybox", help="toybox, or a folder that `train` has written")
+        verb.add_argument("--out", type=Path, default=Path("outputs/composer"), help="where the results go")
+    for verb in (demo, compose, draw):
+        verb.add_argument("--sampling", type=int, default=30, help="DDIM steps of a picture (paper: 50)")
+        verb.add_argument("--w", type=float, default=3.0, help="guidance, w in Eq. (3) (paper: 3)")
+    for verb in (compose, draw):
+        verb.add_argument("--n", type=int, default=4, help="pictures of each")
+    for verb in (demo, train, compose, draw, apart):
+        verb.add_argument("--seed", type=int, default=1, help="of all randomness")
+        verb.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU if there is one")
+    argv = sys.argv[1:] if argv is None else list(argv)
+    return parser.parse_args(argv if argv and argv[0] in (*VERBS, "-h", "--help") else ["demo", *argv])
+
+
+def main(argv=None):
+    args = arguments(argv)
+    try:
+        for name, (low, high) in LIMITS.items():
+            value = getattr(args, name, None)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"--{name} is {value}, expected a number between {low} and {high}")
+        args.device = devices.pick(args.device)
+        VERBS[args.verb](args)
+    except (ValueError, FloatingPointError, OSError) as error:
+        print(f"composer.py: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    main()
