@@ -2,6 +2,7 @@
 import argparse
 import json
 import math
+from dataclasses import replace
 
 import concept_sliders as paper
 import pytest
@@ -71,7 +72,7 @@ def test_the_tables_are_made_kept_and_put_together(tmp_path, capsys, monkeypatch
 
 
 def test_text_sliders_stand_beside_prompt_to_prompt(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "CONCEPTS", {"age": tables.CONCEPTS["age"]})
+    monkeypatch.setattr(tables, "CONCEPTS", {"age": replace(tables.CONCEPTS["age"], steps=2)})
     _, _, rows = tables.table_text(minidiff.load("toybox", "cpu"), options(tmp_path, "--sampling", "2", "--pictures", "1"))
     assert [r["method"] for r in rows] == ["slider", "Prompt-to-Prompt", "prompt changed"]
     assert "spearman" in rows[0] and all("distance" in r for r in rows)
