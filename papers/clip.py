@@ -18,8 +18,8 @@ Differs from the paper
   * Random captions differ in many words, and the easiest one gives the pair away: a cat is told from a red chair by its colour.
     So a share of each batch (--hard) comes in handfuls of one kind: 16 red pets, 16 people with brown hair. --hard 0 is the paper.
   * Several processes: each contrasts its own batch and gradients are averaged. The paper gathers the embeddings of all.
-  * The paper trains ResNets and vision transformers. Here it is a ResNet (minidiff/resnet.py): it learns as much from a third of
-    the pairs that a vision transformer with 4 layers of 160 and patches of 8 needs.
+  * The paper trains ResNets and vision transformers. Here it is a ResNet (minidiff/resnet.py): it learnt to tell members of a
+    category apart from far fewer pairs than a vision transformer with 4 layers of 160 and patches of 8 (weights/README.md).
   * Pictures are blurred and noised a little, since it must judge pictures that a model has sampled (paper: random crops). Weight
     decay .01 on everything (paper: 0.2, not on gains and biases); the learning rate is flat, then falls linearly (paper: cosine);
     bfloat16; a running average of the weights is kept.
