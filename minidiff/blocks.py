@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-IMAGE_TOKENS = 32                                 # of an image embedding, where it becomes the context
 
 
 class Level(nn.Module):
@@ -133,15 +132,15 @@ class ImageTimeEmbedding(nn.Module):
 
 
 class ImageProjection(nn.Module):
-    """Image embedding (B, E) -> the context: `IMAGE_TOKENS` tokens (B, 32, D)."""
+    """Image embedding (B, E) -> the context: `tokens` tokens (B, tokens, D)."""
 
-    def __init__(self, embedding_width, context_width):
+    def __init__(self, embedding_width, context_width, tokens=32):
         super().__init__()
-        self.image_embeds = nn.Linear(embedding_width, IMAGE_TOKENS * context_width)
+        self.tokens, self.image_embeds = tokens, nn.Linear(embedding_width, tokens * context_width)
         self.norm = nn.LayerNorm(context_width)
 
     def forward(self, image_embeds):
-        return self.norm(rearrange(self.image_embeds(image_embeds), "b (n d) -> b n d", n=IMAGE_TOKENS))
+        return self.norm(rearrange(self.image_embeds(image_embeds), "b (n d) -> b n d", n=self.tokens))
 
 
 def batched(t, x):

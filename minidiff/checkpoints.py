@@ -306,8 +306,8 @@ def write_tensors(path, tensors, metadata=None):
     write_atomically(path, lambda p: save_file(tensors, p, metadata=metadata))
 
 
-def save_folder(module, config, folder, name=WEIGHT_FILES[0], dtype=torch.float16):
-    """Write `config.json` and the weights of `module` in the peers' layout; floating point becomes `dtype`."""
-    tensors = {k: t.to(dtype) if t.is_floating_point() else t for k, t in module.state_dict().items()}
+def save_folder(module, config, folder, name=WEIGHT_FILES[0], dtype=torch.float16, keys=None):
+    """Write `config.json` and the weights of `module`, all or those of `keys`, in the peers' layout; floating point becomes `dtype`."""
+    tensors = {k: t.to(dtype) if t.is_floating_point() else t for k, t in module.state_dict().items() if keys is None or k in keys}
     write_tensors(Path(folder) / name, tensors, metadata={"format": "pt"})
     write_json(Path(folder) / "config.json", config)

@@ -2,7 +2,8 @@
 
     name                 what                                                     made by
     -------------------  -------------------------------------------------------  ---------------------------
-    sentence, words      embedding (B, E) and states (B, L, D) of a caption       CLIP; padding is 0
+    sentence             embedding of a caption (B, E), not normalised            CLIP
+    words                states of a caption (B, L, D), padding too               the text encoder of the UNet
     embedding            embedding of the picture (B, E), not normalised          CLIP
     palette              (B, 156)                                                 color.py
     sketch               (B, 1, S, S), 1 on lines                                 decomposition.py
@@ -13,10 +14,10 @@
 import torch
 import torch.nn.functional as F
 
-from .clip import CLIP
+from .clip import CLIP, CLIPText
 from .color import codebook, palette
 from .decomposition import GREYS, intensity, masked, random_known, sketch
-from .precomputed import captions_as_read, embed_pictures, embeddings_of_pictures, once
+from .precomputed import embed_pictures, embeddings_of_pictures, once
 from .tokenizer import Tokenizer
 from .toybox.maps import MapReader, planes
 
@@ -25,12 +26,15 @@ class Decomposer:
     """decomposer(x) -> {name: tensor} of pictures (n, 3, S, S) in [0, 1].
 
     Args:
-        folder: has a CLIP in clip/ and, for instances and depth, a MapReader in maps/; without it they must be given.
+        folder: has a CLIP in clip/, the text encoder of a UNet in text_encoder/ with its tokenizer/ (in Stable Diffusion, CLIP's own), and,
+            for instances and depth, a MapReader in maps/; without it they must be given.
     """
 
     def __init__(self, folder, device):
         self.clip = CLIP.from_pretrained(folder / "clip", device, torch.float32)
         self.tokenizer = Tokenizer.from_pretrained(folder / "clip")
+        self.text_encoder = CLIPText.from_pretrained(folder / "text_encoder", device, torch.float32)
+        self.words_tokenizer = Tokenizer.from_pretrained(folder / "tokenizer")
         self.reader = MapReader.from_pretrained(folder / "maps", device) if (folder / "maps").is_dir() else None
         self.device = device
 
@@ -55,9 +59,12 @@ class Decomposer:
     @torch.no_grad()
     def caption(self, texts):
         """{"sentence", "words"} of n texts."""
-        ids = self.tokenizer(texts).to(self.device)
-        states, sentence = self.clip.text(ids)
-        return {"sentence": sentence, "words": states * self.clip.text.counts(ids)[..., None]}
+        return self.read(self.tokenizer(texts), self.words_tokenizer(texts))
+
+    @torch.no_grad()
+    def read(self, ids, words):
+        """The same of token ids, (n, L) of each of the two tokenizers."""
+        return {"sentence": self.clip.encode_text(ids.to(self.device)), "words": self.text_encoder(words.to(self.device))[0]}
 
 
 def with_hole(x, top=.25, left=.25, bottom=.75, right=.75):
@@ -90,15 +97,18 @@ def agreement(c, got):
     return {k: float(v) for k, v in out.items()}
 
 
-def of_store(store, clip, tokenizer, reader, device):
+def of_store(store, decomposer):
     """A function (index (B,), generator) -> {name: tensor} of pictures of a store, and {name: bool (B,)} for what some of them lack.
 
     One of each picture's wordings, the kind of grey and the hole are drawn. What takes time is computed here, once, beside the store.
-    reader: a MapReader; None for a store that has maps of its own (photos.Photos).
+    A store that has maps of its own (photos.Photos) needs no `decomposer.reader`.
     """
+    reader, device = decomposer.reader, decomposer.device
     pictures = lambda index: (store.images(index) + 1) / 2
     cached = lambda array, index: torch.from_numpy(array[index.numpy()]).to(device)
-    embeddings, (y, empty, read) = embeddings_of_pictures(clip, store), captions_as_read(clip, tokenizer, store)
+    embeddings = embeddings_of_pictures(decomposer.clip, store)
+    ids, words = (torch.stack([read(wordings) for wordings in store.captions]) for read in (decomposer.tokenizer, decomposer.words_tokenizer))
+    has_caption = torch.tensor([[bool(text) for text in wordings] for wordings in store.captions])         # (n, wordings)
     palettes = once(store, "palettes", [codebook()], lambda index: palette(pictures(index)))
     sketches = once(store, "sketches", [], lambda index: sketch(pictures(index)), torch.uint8)
     if reader is not None:
@@ -111,11 +121,9 @@ def of_store(store, clip, tokenizer, reader, device):
 
     def conditions(index, generator):
         pick = lambda high: torch.randint(high, (len(index),), generator=generator, device=device)
-        x, words, (own, has) = pictures(index).to(device), y[index, pick(y.shape[1]).cpu()], maps(index)
-        sentence, states, counts = read(words)
+        x, y, (own, has) = pictures(index).to(device), (index, pick(ids.shape[1]).cpu()), maps(index)
         known = random_known(len(index), x.shape[-1], generator, device)
-        c = {"sentence": sentence, "words": states * counts[..., None], "embedding": embeddings[index].to(device),
-             "palette": cached(palettes, index).float(), "sketch": cached(sketches, index).float(), **own,
+        c = {**decomposer.read(ids[y], words[y]), "embedding": embeddings[index].to(device), "palette": cached(palettes, index).float(), "sketch": cached(sketches, index).float(), **own,
              "intensity": intensity(x, pick(len(GREYS))), "masking": masked(x, known)}
-        return c, has | {"caption": (words != empty).to(device)}
+        return c, has | {"caption": has_caption[y].to(device)}
     return conditions

@@ -10,7 +10,7 @@ that were published for 2.1 and 2.2, this is 2.2: its decoder sees the image emb
 import torch
 
 from . import devices
-from .checkpoints import CheckpointError, find, read_config
+from .checkpoints import CheckpointError, find, from_folder, read_config, read_folder
 from .clip import CLIP, CLIPImage, CLIPText
 from .movq import MoVQ
 from .pipeline import Condition, TextToImage, check_parts, dtype_of, parts_of
@@ -106,14 +106,18 @@ class UnCLIP(Kandinsky):
 
     @classmethod
     def from_folder(cls, folder="toybox", device=None, dtype=None):
-        """folder: toybox, or one like it: clip/ with its tokenizer, vae/, and prior/ and decoder/ with a scheduler_config.json each."""
+        """folder: toybox, or one like it: clip/ with its tokenizer, vae/, and prior/ and decoder/ with a scheduler_config.json each.
+
+        Where decoder/ does not have all weights, the others are those of unet/: one UNet draws what texts say, and what embeddings do.
+        """
         folder, device, dtype = find(folder), devices.pick(device), dtype or torch.float32
         missing = [part for part in UNCLIP if not (folder / part).is_dir()]
         if missing:
             raise CheckpointError(f"{folder} has no {' and no '.join(missing)}; expected {', '.join(UNCLIP)} in it. "
                                   "papers/unclip.py trains prior and decoder")
         load = lambda make, part: make.from_pretrained(folder / part, device, dtype)
-        clip, decoder = load(CLIP, "clip"), load(UNet, "decoder")
+        rest = read_folder(folder / "unet") if (folder / "unet").is_dir() else {}
+        clip, decoder = load(CLIP, "clip"), from_folder(UNet.from_config, folder / "decoder", device, dtype, fix=lambda own: rest | own)
         return cls(Tokenizer.from_pretrained(folder / "clip"), clip.text, clip.image, load(Prior, "prior"),
                    Schedule.from_pretrained(folder / "prior"), decoder, load(VAE, "vae"), Schedule.from_pretrained(folder / "decoder"),
                    sample_size=read_config(folder / "decoder").get("sample_size"))

@@ -60,6 +60,7 @@ class UNet(nn.Module):
             "text_time".
         encoder_hid_dim_type: "image_proj" makes the context of an image embedding; None takes it as it is.
         encoder_hid_dim: width of the image embedding.
+        num_image_text_embeds: tokens that "image_proj" makes of it (Kandinsky: 32).
     Not needed here: `upcast_attention` (SD 2.1), because `attend` never holds unscaled products in half precision.
     """
 
@@ -78,7 +79,7 @@ class UNet(nn.Module):
                  layers_per_block=2, transformer_layers_per_block=1, attention_head_dim=8, cross_attention_dim=768,
                  norm_num_groups=32, norm_eps=1e-5, use_linear_projection=False, resnet_time_scale_shift="default",
                  addition_embed_type=None, addition_time_embed_dim=None, projection_class_embeddings_input_dim=None,
-                 encoder_hid_dim=None, encoder_hid_dim_type=None):
+                 encoder_hid_dim=None, encoder_hid_dim_type=None, num_image_text_embeds=32):
         given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         super().__init__()
         self.config = c = checked(given)
@@ -90,7 +91,7 @@ class UNet(nn.Module):
         if addition_embed_type == "image":
             self.add_embedding = ImageTimeEmbedding(encoder_hid_dim, width)
         if encoder_hid_dim_type == "image_proj":
-            self.encoder_hid_proj = ImageProjection(encoder_hid_dim, cross_attention_dim)
+            self.encoder_hid_proj = ImageProjection(encoder_hid_dim, cross_attention_dim, num_image_text_embeds)
         skips = [channels[0]]                     # channels of what `forward` pushes; the way up pops them again
         self.down_blocks = nn.ModuleList(self.down(level, skips) for level in range(len(channels)))
         self.mid_block = self.middle(skips[-1])

@@ -10,7 +10,7 @@ may come from different pictures: the depth of one, the colours of another, a ca
     -            z                its latents, on which the model works                              (B, 8, 16, 16)
     x_t, eps, t  z_t, eps, t      noisy latents, the noise in them, timesteps                        (B, 8, 16, 16), (B,)
     c            c                {name: tensor}: conditions; a name that is not there is absent
-    caption      sentence, words  CLIP's embedding and states of the caption; padding is 0           (B, E), (B, L, D)
+    caption      sentence, words  CLIP's embedding of the caption, states of the text encoder        (B, E), (B, L, D)
     embedding    embedding        CLIP's embedding of the picture: semantics and style               (B, E)
     color        palette          share of the pixels near each of 156 colours (minidiff/color.py)   (B, 156)
     sketch       sketch           lines, 1 on 0 (minidiff/decomposition.py)                          (B, 1, 64, 64)
@@ -29,23 +29,26 @@ What is known, and from where
     projection; the shape of the stems, their 8 channels; bright lines; known = 1 - hole; strokes 70 %, rectangles 20 %, halves 10 %.
   * Ours, where nothing is published: four tokens of the embedding and four of the palette; embeddings are brought to one length, of
     palettes the square root is told; absent tokens are 0; dropping acts on what a projection or stem puts out, once per picture and
-    condition; the kinds of grey; planes for instances (photos: colours of your own); what stage 2 adds starts as zeros, so that it
-    begins where stage 1 ended; stage 1 drops one embedding in ten; pictures are inverted without guidance; learning rate, averaging.
+    condition; the kinds of grey; planes for instances (photos: colours of your own); what a stage adds starts as zeros, so that it
+    begins where the one before ended; stage 1 drops one embedding in ten; pictures are inverted without guidance; learning rate, averaging.
 Differs from the paper
-  * It works on latents of an autoencoder (paper: 64 pixels), with 2.3 M parameters (paper: 2 B) and with Min-SNR weights (Hang et al.
-    2023) on Eq. (1); --gamma 0 for none.
+  * It begins as the text-to-image model beside it, and of that UNet learns low-rank changes only (paper: all weights, from nothing;
+    --rank 0 learns all). Text is read as that model reads it, by cross-attention (paper: as GLIDE, together with positions).
+  * It works on latents of an autoencoder (paper: 64 pixels), with 6 M parameters, of which 1.3 M are its own (paper: 2 B), and with
+    Min-SNR weights (Hang et al. 2023) on Eq. (1); --gamma 0 for none.
   * Depth and instances are read by a network that was trained on toybox, sketches are drawn by an edge detector, and smoothing keeps
     the sum of a palette at 1.
 Not here yet: the two upsamplers; the optional prior (papers/unclip.py is one); networks for depth and instances of photos (maps that
-lie beside the photos are read, see minidiff/photos.py); `eval` and its tables.
+lie beside the photos are read, see minidiff/photos.py).
 
-Cost    Training takes 1.1 GFLOP a sample in stage 1 and 1.2 in stage 2: on one core 53 and 44 samples per second of CPU time, in float32.
-        Before that, decomposing takes a core 10 ms a picture and 12 KB on the disk. The weights are 4.7 MB.
+Cost    Training takes 2.5 GFLOP a sample in stage 1 and 2.7 in stage 2: on one core 19 samples per second of CPU time, in float32.
+        Before that, decomposing takes a core 10 ms a picture and 12 KB on the disk. The weights are 2.5 MB.
 
 Run     python papers/composer.py                                     one row of pictures for each use, from the shipped weights
         python papers/composer.py compose --depth a.png --palette b.png --embedding c.png --caption "a red cat"
         python papers/composer.py decompose --images a.png b.png      what a picture is taken apart into
         python papers/composer.py sample --caption "a red cat"
+        python papers/composer.py eval                                what each condition does, editing, captions: papers/tables/composer.py
         python papers/composer.py train embedding                     stage 1, on toybox; then `train all`, stage 2
         python papers/composer.py train all --images DIR              on photos with captions beside them: cat.jpg, cat.txt
         torchrun --nproc_per_node 8 papers/composer.py train all --accumulate 2      on several GPUs
@@ -62,31 +65,25 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minidiff import devices, images, photos, toybox
-from minidiff.checkpoints import find, from_folder, load_strict, read_folder, save_folder, write_json
-from minidiff.clip import CLIP
+from minidiff import devices, images, lora, photos, toybox
+from minidiff.checkpoints import find, from_folder, load_strict, read_config, read_folder, save_folder, write_json
 from minidiff.color import COLORS, painted
 from minidiff.decomposer import Decomposer, agreement, of_store, with_hole
 from minidiff.pipeline import half_on_gpu
 from minidiff.precomputed import embeddings_of_pictures, latents_of_pictures
 from minidiff.samplers import ddim_invert, noise, sample
 from minidiff.schedule import Schedule
-from minidiff.tokenizer import Tokenizer
 from minidiff.toybox.canvas import PART_ID
-from minidiff.toybox.maps import PLANES, MapReader
+from minidiff.toybox.maps import PLANES
 from minidiff.toybox.store import kind_shares, prepare
 from minidiff.training import Run, count, main_process_first
-from minidiff.unet import UNet, zero_residuals
+from minidiff.unet import UNet
 from minidiff.vae import VAE
 
 GLOBALS, LOCALS = ("caption", "embedding", "palette"), ("sketch", "instances", "depth", "intensity", "masking")
 NAMES = GLOBALS + LOCALS
 TOKENS = 4                                        # of the embedding, and of the palette: eight in all
 ALL, NONE, DROP = .1, .1, dict.fromkeys(NAMES, .5) | {"intensity": .7}
-# GLIDE's kind of UNet: text and positions in one softmax, the time scales and shifts, residual blocks halve and double the side.
-UNET_CONFIG = dict(block_out_channels=(48, 96), layers_per_block=1, attention_head_dim=24, cross_attention_dim=64, norm_num_groups=3,
-                   down_block_types=("SimpleCrossAttnDownBlock2D",) * 2, up_block_types=("SimpleCrossAttnUpBlock2D",) * 2,
-                   mid_block_type="UNetMidBlock2DSimpleCrossAttn", resnet_time_scale_shift="scale_shift")
 SCHEDULE = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False)
 
 
@@ -117,37 +114,44 @@ def zeroed(layer):
 
 
 class Composer(nn.Module):
-    """eps_theta: a UNet, told the conditions. composer(z_t, t, composer.told(c, z_t)) -> (B, C, h, w)
+    """eps_theta: a text-to-image UNet, told more. composer(z_t, t, composer.told(c, z_t)) -> (B, C, h, w)
 
     Args:
-        unet: config of a UNet whose latents have `latent_channels`.
-        embedding_dim, text_dim, text_length: E, D and L of CLIP.
+        unet: config of the UNet that it begins with.
+        embedding_dim, text_length: E and L of what reads texts.
         local: {name: channels} of the local conditions.
-        stem, shared: channels within the stems, and of the map that they make together.
+        rank: of the changes to the UNet's weights (minidiff/lora.py); 0: its weights themselves are learned.
+        hidden, stem, shared: channels within the projections, within the stems, and of the map that these make together.
     """
 
-    def __init__(self, unet, latent_channels, embedding_dim, text_dim, text_length, local, stem=16, shared=8, **more):
+    def __init__(self, unet, embedding_dim, text_length, local, rank=16, hidden=128, stem=16, shared=8, **more):
         super().__init__()
-        self.config = {"_class_name": "Composer", "unet": dict(unet), "latent_channels": latent_channels, "embedding_dim": embedding_dim,
-                       "text_dim": text_dim, "text_length": text_length, "local": dict(local), "stem": stem, "shared": shared, **more}
+        self.config = {"_class_name": "Composer", "unet": dict(unet), "embedding_dim": embedding_dim, "text_length": text_length,
+                       "local": dict(local), "rank": rank, "hidden": hidden, "stem": stem, "shared": shared, **more}
         width, context = 4 * unet["block_out_channels"][0], unet["cross_attention_dim"]
-        self.unet = UNet(**unet, in_channels=latent_channels + shared, out_channels=latent_channels)
+        self.unet = UNet.from_config({**unet, "in_channels": unet["in_channels"] + shared})
+        self.lora = lora.attach(self.unet, rank, alpha=rank, where=lambda name: name != "conv_in") if rank else None
+        self.unet.conv_in.requires_grad_(True)
         dims = {"sentence": embedding_dim, "embedding": embedding_dim, "palette": COLORS}
-        self.to_time = nn.ModuleDict({name: projection(n, width, width) for name, n in dims.items()})
-        self.to_tokens = nn.ModuleDict({name: projection(dims[name], width, TOKENS * context) for name in ("embedding", "palette")})
-        self.words = zeroed(nn.Linear(text_dim, context, bias=False))           # no bias: padding stays 0
+        self.to_time = nn.ModuleDict({name: projection(n, hidden, width) for name, n in dims.items()})
+        self.to_tokens = nn.ModuleDict({name: projection(dims[name], hidden, TOKENS * context) for name in ("embedding", "palette")})
         self.stems = nn.ModuleDict({name: Stem(n, stem, shared) for name, n in local.items()})
-        for new in (self.to_time["sentence"], self.to_time["palette"], self.to_tokens["palette"]):
+        for new in (*self.to_time.values(), *self.to_tokens.values()):
             zeroed(new[-1])
-        zero_residuals(self.unet)
 
     @classmethod
     def from_pretrained(cls, folder, device=None, dtype=None):
-        return from_folder(lambda config: cls(**{k: v for k, v in config.items() if k != "_class_name"}), folder, device, dtype)
+        """folder: composer/, beside the unet/ that it began with."""
+        make = lambda config: cls(**{k: v for k, v in config.items() if k != "_class_name"})
+        return from_folder(make, folder, device, dtype, fix=lambda own: of_unet(Path(folder).parent / "unet", 0) | own)
+
+    def own(self):
+        """Names of the weights that it has learned; the others are those of the UNet that it began with."""
+        return {k for k in self.state_dict() if not (self.config["rank"] and k.startswith("unet.")) or k.startswith("unet.conv_in.")}
 
     def of_stage_1(self):
         """The parts that stage 1 trains."""
-        return [self.unet, self.to_time["embedding"], self.to_tokens["embedding"]]
+        return [self.lora or self.unet, self.to_time["embedding"], self.to_tokens["embedding"]]
 
     def told(self, c, like, keep=None):
         """What the conditions become: the local map (B, shared, h, w), and keys and values with what is added to the time.
@@ -155,12 +159,13 @@ class Composer(nn.Module):
         like: latents (B, C, h, w).   keep: {name: (B,)}, 0 for pictures that are not told this condition; None: all are.
         What is absent adds nothing: not even the biases of its projection or stem.
         """
-        context = [like.new_zeros(len(like), n, self.words.out_features) for n in (self.config["text_length"], TOKENS, TOKENS)]
+        width = self.unet.config["cross_attention_dim"]
+        context = [like.new_zeros(len(like), n, width) for n in (self.config["text_length"], TOKENS, TOKENS)]
         vector = like.new_zeros(len(like), self.unet.time_embedding.linear_2.out_features)
         local = like.new_zeros(len(like), self.config["shared"], *like.shape[-2:])
         use = lambda name, x: x if keep is None else x * keep[name].to(x).reshape(-1, *[1] * (x.ndim - 1))
         if "words" in c:
-            context[0] = use("caption", self.words(c["words"]))
+            context[0] = use("caption", c["words"])
         for i, (name, project) in enumerate(self.to_tokens.items(), 1):
             if name in c:
                 context[i] = use(name, project(scaled(name, c[name])).unflatten(1, (TOKENS, -1)))
@@ -177,6 +182,17 @@ class Composer(nn.Module):
     def forward(self, z_t, t, told):
         local, kv = told
         return self.unet(torch.cat([z_t, local], dim=1), t, kv)
+
+
+def of_unet(folder, shared):
+    """The weights in `folder` by the names that they have in a Composer; conv_in also reads `shared` channels beside the latents.
+
+    Those weights are random: the stems, which make these channels, end in zeros, and were both zero, neither would ever learn.
+    """
+    tensors = {f"unet.{k}": v.float() for k, v in read_folder(folder).items()}
+    own = tensors["unet.conv_in.weight"]
+    new = torch.empty(len(own), shared, *own.shape[2:]).uniform_(-1, 1) / own[0].numel() ** .5
+    return tensors | {"unet.conv_in.weight": torch.cat([own, new], dim=1)}
 
 
 def condition_of(name):
@@ -254,7 +270,7 @@ def train(args):
     for step, generator in run:
         run.update(loss_of(g) for g in shares(generator, run.rank, args.accumulate))
     if run.rank == 0:
-        save_folder(run.averaged("composer"), composer.config, folder)
+        save_folder(run.averaged("composer"), composer.config, folder, keys=composer.own())
         schedule.save_pretrained(folder)
 
 
@@ -266,24 +282,26 @@ def shares(generator, rank, accumulate):
 
 def prepared(args):
     """Pictures, their latents and conditions, functions of an index, all computed once; and a new composer for them."""
-    for part in ["clip", "vae"] + (["maps"] if args.stage == "all" and not args.images else []):
+    for part in ["clip", "vae", "unet", "text_encoder", "tokenizer"] + (["maps"] if args.stage == "all" and not args.images else []):
         bring(part, args.out)
     if args.images:
         store = photos.prepare(args.out / "photos", args.images, args.size)
     else:
         store = prepare(args.out / ("store_of_kinds" if args.kinds else "store"), args.pictures, args.seed, kinds=args.kinds)
-    clip, vae = (make.from_pretrained(args.out / part, args.device, torch.float32) for make, part in ((CLIP, "clip"), (VAE, "vae")))
-    tokenizer, latents = Tokenizer.from_pretrained(args.out / "clip"), latents_of_pictures(vae, store)
+    decomposer, vae = Decomposer(args.out, args.device), VAE.from_pretrained(args.out / "vae", args.device, torch.float32)
+    latents = latents_of_pictures(vae, store)
+    if args.images:
+        decomposer.reader = None
     if args.stage == "embedding":
-        embeddings = embeddings_of_pictures(clip, store)
+        embeddings = embeddings_of_pictures(decomposer.clip, store)
         conditions = lambda index, generator: ({"embedding": embeddings[index].to(args.device)}, {})
     else:
-        reader = None if args.images else MapReader.from_pretrained(args.out / "maps", args.device)
-        conditions = of_store(store, clip, tokenizer, reader, args.device)
+        conditions = of_store(store, decomposer)
     local = {"sketch": 1, "instances": photos.MAPS["instances"] if args.images else PLANES, "depth": 1, "intensity": 1, "masking": 4}
-    _, channels, _, side = latents(torch.arange(1)).shape
-    return store, latents, conditions, Composer(UNET_CONFIG, channels, clip.config["projection_dim"],
-                                                clip.config["text_config"]["hidden_size"], tokenizer.length, local, sample_size=side)
+    composer = Composer(read_config(args.out / "unet"), decomposer.clip.config["projection_dim"], decomposer.words_tokenizer.length, local,
+                        args.rank, sample_size=latents(torch.arange(1)).shape[-1])
+    load_strict(composer, composer.state_dict() | of_unet(args.out / "unet", composer.config["shared"]), args.out / "unet")
+    return store, latents, conditions, composer
 
 
 def bring(part, out):
@@ -300,12 +318,12 @@ def bring(part, out):
 
 
 def start_from(composer, args):
-    """Fill the new composer: stage 2 begins with the weights of stage 1, and both with those of another model if there is --init."""
+    """Fill the new composer: stage 2 begins with what stage 1 learned, and both with what another model did if there is --init."""
     place = find(args.init) / "composer" if args.init else args.out / "composer_1"
     if args.init or args.stage == "all":
         if not place.is_dir():
             raise ValueError(f"no {place}; run `train embedding` first, or give --init, a folder with a composer")
-        load_strict(composer, {k: v.float() for k, v in read_folder(place).items()}, place)
+        load_strict(composer, composer.state_dict() | {k: v.float() for k, v in read_folder(place).items()}, place)
 
 
 # ------------------------------------------------------------------------------------------------ sampling
@@ -332,12 +350,14 @@ class Model:
         self.device, self.steps, self.w = device, steps, w
         self.side = self.composer.config["sample_size"]
         self.size = self.side * 2 ** (len(self.vae.config["block_out_channels"]) - 1) * self.vae.config.get("patch_size", 1)
-        clip, c = self.decomposer.clip.config, self.composer.config
-        theirs = (clip["projection_dim"], clip["text_config"]["hidden_size"], self.decomposer.tokenizer.length, self.vae.config["latent_channels"])
-        ours = (c["embedding_dim"], c["text_dim"], c["text_length"], c["latent_channels"])
+        c, d = self.composer.config, self.decomposer
+        theirs = (d.clip.config["projection_dim"], d.words_tokenizer.length, self.vae.config["latent_channels"])
+        ours = (c["embedding_dim"], c["text_length"], c["unet"]["in_channels"])
         if ours != theirs:
-            raise ValueError(f"the parts of {path} are not of one model: the composer was trained with a CLIP and a VAE of sizes {ours}, "
-                             f"those beside it have {theirs}")
+            raise ValueError(f"the parts of {path} are not of one model: the composer was trained with a CLIP, a tokenizer and a VAE of "
+                             f"sizes {ours}, those beside it have {theirs}")
+        if self.composer.lora:
+            self.composer.lora.merge()                                          # costs nothing from here on
         if self.composer.config["local"]["instances"] != PLANES:                # trained on photos: their maps are not toybox's
             self.decomposer.reader = None
 
@@ -353,7 +373,7 @@ class Model:
         return (self.vae.decode(z / self.vae.config["scaling_factor"]).float() / 2 + .5).clamp(0, 1).cpu()
 
     def noise(self, n, seed):
-        return noise((n, self.composer.config["latent_channels"], self.side, self.side), seed, self.device)
+        return noise((n, self.composer.config["unet"]["in_channels"], self.side, self.side), seed, self.device)
 
     def predictor(self, c_2, c_1, w, like):
         """predict(z_t, t) for samplers, with guidance from c_1 to c_2. What the text becomes is computed here, once."""
@@ -532,8 +552,13 @@ def decompose(args):
     print(f"decomposition.png: {args.out}")
 
 
-VERBS = {"demo": demo, "train": train, "compose": compose, "sample": sample_captions, "decompose": decompose}
-LIMITS = {"batch": (1, math.inf), "accumulate": (1, 1000), "pictures": (1, math.inf), "size": (8, math.inf), "seed": (0, math.inf), "ema": (0, 1),
+def evaluate(args):
+    from tables import composer as tables                       # long, and no part of the method
+    tables.run(args)
+
+
+VERBS = {"demo": demo, "train": train, "compose": compose, "sample": sample_captions, "decompose": decompose, "eval": evaluate}
+LIMITS = {"batch": (1, math.inf), "accumulate": (1, 1000), "rank": (0, math.inf), "pictures": (1, math.inf), "repeats": (1, math.inf), "size": (8, math.inf), "seed": (0, math.inf), "ema": (0, 1),
           "gamma": (0, math.inf), "n": (1, math.inf), "sampling": (1, 1000)}
 
 
@@ -543,15 +568,17 @@ def arguments(argv=None):
     add = lambda name, help: verbs.add_parser(name, help=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     demo, train, compose = add("demo", "the demonstration; also without a verb"), add("train", "train"), add("compose", "mix conditions")
     draw, apart = add("sample", "pictures of captions"), add("decompose", "show the representations of pictures")
+    test = add("eval", "tables: see papers/tables/composer.py")
     train.add_argument("stage", choices=("embedding", "all"), help="stage 1, told the image embedding only; stage 2, told all")
     train.add_argument("--out", type=Path, default=Path("outputs/toybox"),
-                       help="where weights go; the clip/, vae/ and maps/ there are used, by default copies of toybox's")
+                       help="where weights go; the clip/, vae/, unet/, text_encoder/, tokenizer/ and maps/ there are used, by default copies of toybox's")
     train.add_argument("--images", type=Path, default=None, metavar="DIR", help="photos with captions beside them; toybox without")
     train.add_argument("--size", type=int, default=64, help="pixels of the photos")
     train.add_argument("--minutes", type=float, default=None, help="stop after this long (whichever of minutes and steps comes first)")
     train.add_argument("--steps", type=int, default=None, help="stop after this many steps (paper: 1M, then 200K)")
     train.add_argument("--batch", type=int, default=64, help="samples at a time, in each process (paper: 1024 in all)")
     train.add_argument("--accumulate", type=int, default=1, help="times --batch samples for each step")
+    train.add_argument("--rank", type=int, default=16, help="of the changes to the text-to-image UNet; 0: learn all its weights, as in the paper")
     train.add_argument("--lr", type=float, default=1e-3, help="peak learning rate (paper: not published)")
     train.add_argument("--ema", type=float, default=.9995, help="decay of the average of the weights (paper: not published)")
     train.add_argument("--gamma", type=float, default=5.0, help="Min-SNR gamma; 0: no weights, Eq. (1)")
@@ -568,15 +595,18 @@ def arguments(argv=None):
     compose.add_argument("--caption", default=None, help="a text")
     draw.add_argument("--caption", nargs="+", required=True, help="one or more texts")
     apart.add_argument("--images", nargs="+", type=Path, help="pictures; without, fresh ones of toybox")
-    for verb in (demo, compose, draw, apart):
+    test.add_argument("--table", default="all", help="all, or one of reconstruction, swap, three, guidance, region, edit, text")
+    test.add_argument("--pictures", type=int, default=64, help="for each seed; the table `text` has four times as many")
+    test.add_argument("--repeats", type=int, default=3, help="seeds")
+    for verb in (demo, compose, draw, apart, test):
         verb.add_argument("--model", default="toybox", help="toybox, or a folder that `train` has written")
         verb.add_argument("--out", type=Path, default=Path("outputs/composer"), help="where the results go")
-    for verb in (demo, compose, draw):
+    for verb in (demo, compose, draw, test):
         verb.add_argument("--sampling", type=int, default=30, help="DDIM steps of a picture (paper: 50)")
         verb.add_argument("--w", type=float, default=3.0, help="guidance, w in Eq. (3) (paper: 3)")
     for verb in (compose, draw):
         verb.add_argument("--n", type=int, default=4, help="pictures of each")
-    for verb in (demo, train, compose, draw, apart):
+    for verb in (demo, train, compose, draw, apart, test):
         verb.add_argument("--seed", type=int, default=1, help="of all randomness")
         verb.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU if there is one")
     argv = sys.argv[1:] if argv is None else list(argv)

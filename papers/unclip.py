@@ -16,14 +16,16 @@ From a caption first the CLIP embedding of a picture is drawn (the prior), then 
 Differs from the paper
   * As in Karlo and Kandinsky: embeddings are whitened by their mean and deviation in each dimension (paper: multiplied by 17.2), one
     sample is drawn (paper: the better of two by their product with z_t; `eval` has it as a column), and no caption is the empty one.
-  * The decoder sees the picture's embedding only, added to the time and as 32 tokens, as in Kandinsky 2.2 (paper: 4 tokens beside those
+  * The decoder sees the picture's embedding only, added to the time and as 8 tokens; Kandinsky 2.2 has 32 (paper: 4 tokens beside those
     of the caption). It works on latents (paper: on 64 pixels), with Min-SNR weights (Hang et al. 2023). No embedding is that of mean
     grey (paper: zeros). No upsamplers.
+  * The decoder is the text-to-image UNet beside it, in which only what reads the embedding is learned: its projections, and keys and
+    values (paper: all, from nothing). decoder/ holds these, and the rest is read from unet/.
   * Variations start from fresh noise (paper: from the inverted picture, with eta > 0).
-  * 0.9 M and 3.8 M parameters (paper: 1 B and 3.5 B).
+  * 0.9 M parameters, and 0.3 M of the decoder's 6.4 M (paper: 1 B and 3.5 B).
 
-Cost    Training takes 0.13 (prior) and 1.8 (decoder) GFLOP a sample: on one core, shared and without bfloat16 units, 110 to 150
-        samples/s of the prior and 14 of the decoder. What CLIP reads in captions takes 8 KB a picture on the disk.
+Cost    Training takes 0.13 (prior) and 2.0 (decoder) GFLOP a sample: on one core, shared and without bfloat16 units, 260 samples/s
+        of the prior and 30 of the decoder. What CLIP reads in captions takes 8 KB a picture on the disk.
 
 Run     python papers/unclip.py                       variations of pictures, and pictures of captions, from the shipped weights
         python papers/unclip.py train prior           trains f_theta on the embeddings of a store of pictures and captions
@@ -45,7 +47,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 
 from minidiff import devices, toybox
-from minidiff.checkpoints import find, load_strict, read_folder, save_folder, write_atomically, write_json
+from minidiff.checkpoints import find, load_strict, read_config, read_folder, save_folder, write_atomically, write_json
 from minidiff.clip import CLIP
 from minidiff.images import save_figure, save_samples
 from minidiff.kandinsky import UnCLIP
@@ -57,13 +59,13 @@ from minidiff.toybox.judge import fresh_captions, judge
 from minidiff.toybox.store import kind_shares, prepare
 from minidiff.toybox.world import draw, scene
 from minidiff.training import Run, count, main_process_first
-from minidiff.unet import UNet, zero_residuals
+from minidiff.unet import UNet
 from minidiff.vae import VAE
 
 PRIOR_CONFIG = dict(num_attention_heads=4, attention_head_dim=32, num_layers=4)
-DECODER_CONFIG = dict(block_out_channels=(64, 120), layers_per_block=1, attention_head_dim=4, cross_attention_dim=64, norm_num_groups=4,
-                      down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-                      addition_embed_type="image", encoder_hid_dim_type="image_proj")
+# What reads an embedding: it goes into the decoder's config beside that of the UNet, and these are the weights that it is learned with.
+READER_CONFIG = dict(addition_embed_type="image", encoder_hid_dim_type="image_proj", num_image_text_embeds=8)
+READER = ("add_embedding", "encoder_hid_proj", "attn2.to_k", "attn2.to_v")
 # The embeddings' noise: cosine schedule, the clean embedding is predicted and kept within 10 deviations. The latents': as in toybox's UNet.
 PRIOR_SCHEDULE = dict(_class_name="UnCLIPScheduler", prediction_type="sample", clip_sample=True, clip_sample_range=10.0)
 DECODER_SCHEDULE = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False)
@@ -93,7 +95,8 @@ def train_prior(store, args):
     prior = Prior(**PRIOR_CONFIG, embedding_dim=embeddings.shape[1], num_embeddings=tokenizer.length).init_weights()
     prior.clip_mean.copy_(embeddings.mean(dim=0, keepdim=True))
     prior.clip_std.copy_(embeddings.std(dim=0, keepdim=True))
-    go_on_from(args.init, "prior", prior)
+    if args.init:
+        fill(prior, read_folder(find(args.init) / "prior"), args.init)
     prior.to(args.device)
     run = Run(args.out / "prior", {"prior": prior}, lr=args.lr, steps=args.steps, minutes=args.minutes, batch=args.batch or 128, ema=0.999,
               seed=args.seed, fresh=args.fresh, name=f"prior {count(prior):.1f}M")
@@ -135,19 +138,18 @@ def min_snr_weight(alpha_bar, gamma):
 
 
 def train_decoder(store, args):
-    """Trains the UNet that draws what an embedding shows; saves it with its schedule to args.out/decoder."""
+    """Teaches args.out/unet to draw what an embedding shows; saves what it learned, with its schedule, to args.out/decoder."""
     torch.manual_seed(args.seed)
     clip, vae = (make.from_pretrained(args.out / part, args.device, torch.float32) for make, part in ((CLIP, "clip"), (VAE, "vae")))
     with main_process_first():
         embeddings, latents = embeddings_of_pictures(clip, store), latents_of_pictures(vae, store)
     schedule, no_image = Schedule(**DECODER_SCHEDULE), embedding_of_grey(clip.image)
-    unet = UNet(**DECODER_CONFIG, in_channels=vae.config["latent_channels"], out_channels=vae.config["latent_channels"],
-                encoder_hid_dim=embeddings.shape[1])
-    zero_residuals(unet)
-    go_on_from(args.init, "decoder", unet)
+    unet, own = reader_of_embeddings(args.out / "unet", embeddings.shape[1])
+    if args.init:
+        fill(unet, {k: v for k, v in read_folder(find(args.init) / "decoder").items() if k in own}, args.init)
     unet.to(args.device, memory_format=torch.channels_last)
-    run = Run(args.out / "decoder", {"unet": unet}, lr=args.lr, steps=args.steps, minutes=args.minutes, batch=args.batch or 128, ema=0.9995,
-              seed=args.seed, fresh=args.fresh, name=f"decoder {count(unet):.1f}M")
+    run = Run(args.out / "decoder", {"unet": unet}, lr=args.lr, steps=args.steps, minutes=args.minutes, batch=args.batch or 64, ema=0.9995,
+              seed=args.seed, fresh=args.fresh, name=f"decoder {sum(unet.state_dict()[k].numel() for k in own) / 1e6:.1f} of {count(unet):.1f}M")
     alpha_bar = schedule.alpha_bar.to(run.device)
     for step, generator in run:
         pick = lambda high: torch.randint(high, (run.batch,), generator=generator, device=run.device)
@@ -159,8 +161,18 @@ def train_decoder(store, args):
             eps_hat = unet(schedule.add_noise(z, eps, t), t, None, {"image_embeds": z_i}).float()
         run.update(decoder_loss(eps_hat, eps, min_snr_weight(alpha_bar[t], args.gamma)))
     if run.rank == 0:
-        save_folder(run.averaged("unet"), {**unet.config, "sample_size": z.shape[-1]}, args.out / "decoder")
+        save_folder(run.averaged("unet"), {**unet.config, "sample_size": z.shape[-1]}, args.out / "decoder", keys=own)
         schedule.save_pretrained(args.out / "decoder")
+
+
+def reader_of_embeddings(folder, width):
+    """The UNet of `folder`, told embeddings (B, width) in place of texts, and the names of the weights that it has yet to learn."""
+    unet = UNet.from_config({**read_config(folder), **READER_CONFIG, "encoder_hid_dim": width})
+    fill(unet, read_folder(folder), folder)
+    own = {k for k in unet.state_dict() if any(part in k for part in READER)}
+    for name, p in unet.named_parameters():
+        p.requires_grad_(name in own)
+    return unet, own
 
 
 @torch.no_grad()
@@ -169,10 +181,9 @@ def embedding_of_grey(tower):
     return tower(torch.zeros(1, 3, tower.config["image_size"], tower.config["image_size"], device=device_of(tower)))[1]
 
 
-def go_on_from(model, part, module):
-    """Fill the module, before training, with the weights of another model's part; None leaves it new."""
-    if model:
-        load_strict(module, {k: t.float() for k, t in read_folder(find(model) / part).items()}, f"{model}, {part}")
+def fill(module, tensors, source):
+    """Give tensors {name: tensor} to a module that is to be trained; what is not among them stays as it is."""
+    load_strict(module, module.state_dict() | {k: t.float() for k, t in tensors.items()}, source)
 
 
 # ------------------------------------------------------------------------------------------------ measuring the prior
@@ -331,14 +342,14 @@ def train(args):
     if args.steps is None and args.minutes is None:
         args.minutes = 60.0
     with main_process_first():
-        for part in ("clip", "vae"):
+        for part in ("clip", "vae", "unet"):
             bring(part, args.out)
         store = prepare(args.out / ("store_of_kinds" if args.kinds else "store"), args.pictures, args.seed, kinds=args.kinds)
     {"prior": train_prior, "decoder": train_decoder}[args.stage](store, args)
 
 
 def bring(part, out):
-    """Copy toybox's CLIP or VAE to `out`, unless there is one: what is trained there then makes a whole model."""
+    """Copy a part of toybox to `out`, unless there is one: what is trained there then makes a whole model."""
     if not (out / part).is_dir():
         out.mkdir(parents=True, exist_ok=True)
         temporary = out / f".{part}.{os.getpid()}.tmp"
@@ -360,10 +371,10 @@ def arguments(argv=None):
     draw, test = add("sample", "pictures of your prompts"), add("eval", "the tables")
     train.add_argument("stage", choices=("prior", "decoder"), help="in any order: neither needs the other")
     train.add_argument("--out", type=Path, default=Path("outputs/toybox"),
-                       help="where weights and checkpoints go; its clip/ and vae/ are used, by default copies of toybox's")
+                       help="where weights and checkpoints go; its clip/, vae/ and unet/ are used, by default copies of toybox's")
     train.add_argument("--minutes", type=float, default=None, help="stop after this long (whichever of minutes and steps comes first)")
     train.add_argument("--steps", type=int, default=None, help="stop after this many optimiser steps")
-    train.add_argument("--batch", type=int, default=None, help="samples per step and process (default: 128; paper: 4096 and 2048 in all)")
+    train.add_argument("--batch", type=int, default=None, help="samples per step and process (default: prior 128, decoder 64; paper: 4096 and 2048 in all)")
     train.add_argument("--lr", type=float, default=1e-3, help="peak learning rate (paper: 1.1e-4 and 1.2e-4)")
     train.add_argument("--drop", type=float, default=0.1, help="share of captions, or of embeddings, left out (paper: 0.1)")
     train.add_argument("--gamma", type=float, default=5.0, help="Min-SNR gamma of the decoder's loss; 0: no weights, as in the paper")

@@ -11,21 +11,24 @@ from PIL import Image
 from torch.testing import assert_close
 
 from minidiff import color, decomposition, images, photos, toybox
-from minidiff.checkpoints import read_folder, read_tensors, save_folder
-from minidiff.clip import CLIP
-from minidiff.decomposer import agreement, of_store, with_hole
+from minidiff.checkpoints import load_strict, read_folder, read_tensors, save_folder
+from minidiff.clip import CLIP, CLIPText
+from minidiff.decomposer import Decomposer, agreement, of_store, with_hole
 from minidiff.precomputed import embeddings_of_pictures, latents_of_pictures
 from minidiff.schedule import Schedule
 from minidiff.tokenizer import Tokenizer
 from minidiff.toybox import maps
 from minidiff.toybox.store import prepare
 from minidiff.training import Run
+from minidiff.unet import UNet
 from minidiff.vae import VAE
 
 N = 24                                            # pictures in the store
 TEXT = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=32, hidden_act="gelu")
 VISION = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=64, patch_size=32, hidden_act="gelu")
-TINY = paper.UNET_CONFIG | dict(block_out_channels=(8, 16), attention_head_dim=4, cross_attention_dim=8, norm_num_groups=2)
+TINY = dict(in_channels=8, out_channels=8, block_out_channels=(8, 16), layers_per_block=1, attention_head_dim=4, cross_attention_dim=8,
+            norm_num_groups=2, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"))
+PARTS = ("store", "clip", "vae", "unet", "text_encoder", "tokenizer", "maps")
 LOCAL = {"sketch": 1, "instances": maps.PLANES, "depth": 1, "intensity": 1, "masking": 4}
 
 
@@ -35,7 +38,7 @@ def rng(seed=0):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A folder with a store, a tiny CLIP, a tiny VAE and an untrained reader of maps."""
+    """A folder with a store and, tiny and with random weights: a CLIP, a VAE, a UNet and its text encoder, and a reader of maps."""
     folder = tmp_path_factory.mktemp("base")
     store = prepare(folder / "store", N, 3, workers=1)
     torch.manual_seed(0)
@@ -45,6 +48,10 @@ def base(tmp_path_factory):
     vae = VAE(block_out_channels=(6, 6), latent_channels=8, layers_per_block=1, norm_num_groups=3, patch_size=2)
     save_folder(clip, clip.config, folder / "clip", "model.safetensors", torch.float32)
     save_folder(vae, vae.config | {"scaling_factor": 3.0}, folder / "vae", dtype=torch.float32)
+    unet, encoder = UNet(**TINY), CLIPText.from_config(dict(TEXT, hidden_size=8, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos)).init_weights()
+    save_folder(unet, unet.config, folder / "unet", dtype=torch.float32)
+    save_folder(encoder, encoder.config, folder / "text_encoder", "model.safetensors", torch.float32)
+    tokenizer.save(folder / "tokenizer")
     reader = maps.MapReader(8)
     save_folder(reader, reader.config, folder / "maps", dtype=torch.float32)
     tokenizer.save(folder / "clip")
@@ -53,16 +60,14 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def first(base):
-    """Tiny networks; stage 1 is trained once, beside the store."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(paper, "UNET_CONFIG", TINY)
-        yield train(base, base, "embedding", "--steps", "1")
+    """Stage 1 is trained once, beside the store."""
+    return train(base, base, "embedding", "--steps", "1")
 
 
 def train(base, out, stage, *more):
     """Trains one stage in the folder `out`, on the pictures of `base`; returns `out`."""
     out.mkdir(exist_ok=True)
-    for part in ("store", "clip", "vae", "maps", *(["composer_1"] if stage == "all" else [])):
+    for part in (*PARTS, *(["composer_1"] if stage == "all" else [])):
         if not (out / part).exists():
             (out / part).symlink_to(base / part)
     paper.main(["train", stage, "--out", str(out), "--pictures", str(N), "--seed", "3", "--batch", "4", "--device", "cpu", *more])
@@ -98,12 +103,12 @@ def pictures():
 def conditions(n=3, seed=0):
     """Random conditions of n pictures, for `composer()`."""
     g, r = rng(seed), lambda *shape: torch.randn(n, *shape, generator=rng(seed))
-    c = {"sentence": r(12), "words": r(32, 16), "embedding": r(12), "palette": torch.rand(n, 156, generator=g)}
+    c = {"sentence": r(12), "words": r(32, 8), "embedding": r(12), "palette": torch.rand(n, 156, generator=g)}
     return c | {name: torch.rand(n, k, 64, 64, generator=g) for name, k in LOCAL.items()}
 
 
 def composer():
-    return random_weights(paper.Composer(TINY, 8, 12, 16, 32, LOCAL, sample_size=16))
+    return random_weights(paper.Composer(TINY, 12, 32, LOCAL, 2, sample_size=16))
 
 
 def predict(net, c, keep=None, n=3):
@@ -322,14 +327,13 @@ def test_dropping_is_per_picture():
     assert_close(some[1], none[1], atol=1e-5, rtol=1e-5)
 
 
-def test_context_is_words_then_eight_tokens_and_padding_stays_zero():
+def test_context_is_words_then_eight_tokens():
     net, c = composer(), conditions()
     seen = []
     net.unet.text_kv = lambda context: seen.append(context) or type(net.unet).text_kv(net.unet, context)
-    c["words"][:, 20:] = 0
     net.told(c, torch.zeros(3, 8, 16, 16))
     net.told(paper.only(c, "palette"), torch.zeros(3, 8, 16, 16))
-    assert seen[0].shape == (3, 32 + 8, 8) and (seen[0][:, 20:32] == 0).all() and (seen[0][:, :20].abs().sum(dim=2) > 0).all()
+    assert seen[0].shape == (3, 32 + 8, 8) and torch.equal(seen[0][:, :32], c["words"]) and (seen[0][:, 32:].abs().sum(dim=2) > 0).all()
     assert (seen[1][:, :36] == 0).all() and (seen[1][:, 36:].abs().sum(dim=2) > 0).all() and torch.equal(seen[0][:, 36:], seen[1][:, 36:])
 
 
@@ -338,16 +342,20 @@ def test_the_length_of_an_embedding_is_not_told():
     assert_close(predict(net, c), predict(net, c | {"embedding": 7 * c["embedding"], "sentence": .1 * c["sentence"]}), atol=1e-5, rtol=1e-4)
 
 
-def test_what_stage_2_adds_begins_as_nothing():
+def test_what_stage_2_adds_begins_as_nothing_and_can_be_learned(base):
     torch.manual_seed(0)
-    net, c = paper.Composer(TINY, 8, 12, 16, 32, LOCAL), conditions()
-    for part in net.of_stage_1():
+    net, c = paper.Composer(TINY, 12, 32, LOCAL, 2), conditions()
+    load_strict(net, net.state_dict() | paper.of_unet(base / "unet", 8), "the base")
+    z = torch.randn(1, 8, 5, 5, generator=rng())
+    assert_close(net.unet.conv_in(torch.cat([z, 0 * z], dim=1)), UNet.from_pretrained(base / "unet", dtype=torch.float32).conv_in(z))
+    assert torch.equal(predict(net, c | {"words": 0 * c["words"]}), predict(net, {}))
+    for part in (net.to_time["embedding"], net.to_tokens["embedding"]):
         random_weights(part)
-    assert torch.equal(predict(net, c), predict(net, paper.only(c, "embedding")))
+    assert torch.equal(predict(net, c), predict(net, paper.only(c, "embedding", "caption")))
     assert (predict(net, c) - predict(net, {})).abs().max() > 1e-3
     loss = net(torch.ones(3, 8, 16, 16), torch.tensor(5), net.told(c, torch.ones(3, 8, 16, 16))).square().mean()
     loss.backward()                                                           # but all of it can be learned
-    for part in (net.words, net.to_time["sentence"], net.to_time["palette"], net.to_tokens["palette"], *net.stems.values()):
+    for part in (net.lora, net.unet.conv_in, net.to_time["sentence"], net.to_time["palette"], net.to_tokens["palette"], *net.stems.values()):
         assert max(float(p.grad.abs().max()) for p in part.parameters()) > 0
 
 
@@ -377,9 +385,9 @@ def test_the_loss_is_the_slow_loop_and_min_snr_bounds_the_weight():
 
 
 def test_conditions_in_training_are_those_of_the_picture_itself(base):
-    store, clip, tokenizer = prepare(base / "store", N, 3), CLIP.from_pretrained(base / "clip"), Tokenizer.from_pretrained(base / "clip")
-    reader = maps.MapReader.from_pretrained(base / "maps")
-    read, index = of_store(store, clip, tokenizer, reader, torch.device("cpu")), torch.tensor([5, 0, 17])
+    store, made = prepare(base / "store", N, 3), Decomposer(base, torch.device("cpu"))
+    clip, reader = made.clip, made.reader
+    read, index = of_store(store, made), torch.tensor([5, 0, 17])
     c, has = read(index, rng())
     x = (store.images(index) + 1) / 2
     assert has["caption"].all()
@@ -391,9 +399,10 @@ def test_conditions_in_training_are_those_of_the_picture_itself(base):
     for i, row in enumerate(c["intensity"]):
         greys = decomposition.intensity(x[i:i + 1].expand(9, -1, -1, -1), torch.arange(9))
         assert (greys - row).abs().amax(dim=(1, 2, 3)).min() < 1e-5
-        told = clip.text(tokenizer(store.captions[int(index[i])]))
-        assert (told[1] - c["sentence"][i]).abs().amax(dim=1).min() < .02
-        assert (c["words"][i].abs().sum(dim=1) == 0).any()
+        texts = store.captions[int(index[i])]
+        off = (clip.encode_text(made.tokenizer(texts)) - c["sentence"][i]).abs().amax(dim=1)
+        assert off.min() < 1e-5                                               # the same wording in both
+        assert_close(c["words"][i], made.text_encoder(made.words_tokenizer([texts[int(off.argmin())]]))[0][0], atol=1e-5, rtol=1e-4)
 
 
 def given_to(monkeypatch, name):
@@ -422,11 +431,12 @@ def test_stage_1_moves_its_own_parts_and_stage_2_begins_where_it_ended(base, tmp
     monkeypatch.setattr(Run, "update", lambda run, loss: trained.append(sum(p.numel() for p in run.parameters)) or update(run, loss))
     out = train(base, tmp_path / "out", "embedding", "--steps", "2")
     torch.manual_seed(3)
-    new, first = paper.Composer(TINY, 8, 12, 16, 32, LOCAL).state_dict(), read_folder(out / "composer_1")
-    moved = {k for k in new if not torch.equal(new[k].half(), first[k])}
-    own = paper.Composer(TINY, 8, 12, 16, 32, LOCAL).of_stage_1()              # the others get no weight decay either
+    net, first = paper.Composer(TINY, 12, 32, LOCAL), read_folder(out / "composer_1")
+    new, own = net.state_dict(), net.of_stage_1()                             # the others get no weight decay either
+    moved = {k for k in first if not torch.equal(new[k].half(), first[k])}
     assert trained == 2 * [sum(p.numel() for part in own for p in part.parameters())]
-    assert moved and all(k.startswith(("unet.", "to_time.embedding.", "to_tokens.embedding.")) for k in moved)
+    assert moved and all(k.startswith(("lora.", "unet.conv_in.", "to_time.embedding.", "to_tokens.embedding.")) for k in moved)
+    assert set(first) == net.own() and not any(k.startswith("unet.") and "conv_in" not in k for k in first)
     train(base, out, "all", "--steps", "1", "--lr", "1e-9")
     second = read_folder(out / "composer")
     assert all(torch.allclose(first[k].float(), second[k].float(), atol=1e-6) for k in first)
@@ -451,7 +461,6 @@ def test_a_killed_run_goes_on_to_exactly_the_same_weights(base, tmp_path, monkey
 def process(rank, base, out, port):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    paper.UNET_CONFIG = TINY
     train(base, out, "all", "--steps", "2", "--accumulate", "2")
     torch.distributed.destroy_process_group()
 
@@ -464,7 +473,7 @@ def test_two_processes_have_the_loss_and_the_weights_of_one(base, tmp_path):
     assert one["step"] == two["step"] == 2
     a, b = one["modules"]["composer"], two["modules"]["composer"]
     assert max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-5
-    assert not all(torch.equal(a[k], v) for k, v in read_folder(base / "composer_1").items())
+    assert not all(torch.equal(a[k], v.float()) for k, v in read_folder(base / "composer_1").items())
 
 
 def test_parts_of_a_batch_differ_and_do_not_depend_on_who_draws_them():
@@ -564,11 +573,11 @@ def test_agreement_is_perfect_with_the_picture_itself(m, pictures):
 
 
 def test_parts_of_different_models_are_refused(base, model, tmp_path):
-    for part in ("composer", "vae", "maps"):
+    for part in ("composer", "clip", "vae", "unet", "text_encoder", "maps"):
         (tmp_path / part).symlink_to((model / part).resolve())
-    shutil.copytree(base / "clip", tmp_path / "clip")
-    tokenizer = json.loads((tmp_path / "clip" / "tokenizer_config.json").read_text())
-    (tmp_path / "clip" / "tokenizer_config.json").write_text(json.dumps(tokenizer | {"model_max_length": 16}))
+    shutil.copytree(base / "tokenizer", tmp_path / "tokenizer")
+    tokenizer = json.loads((tmp_path / "tokenizer" / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(tokenizer | {"model_max_length": 16}))
     with pytest.raises(ValueError, match="not of one model"):
         paper.Model(tmp_path, torch.device("cpu"))
 
@@ -607,3 +616,39 @@ def test_bad_input_is_one_sentence_and_status_2(base, model, tmp_path, argv, say
         paper.main([*argv, *([] if "--out" in argv else ["--out", str(tmp_path)])])
     error = capsys.readouterr().err
     assert stop.value.code == 2 and says in error and "Traceback" not in error
+
+
+# tables ----------------------------------------------------------------------------------------------------------
+
+def test_every_table_runs_and_says_what_it_measured(model, tmp_path, monkeypatch):
+    from tables import composer as tables
+    monkeypatch.setattr(tables, "TABLES", {k: v for k, v in tables.TABLES.items() if k != "text"})       # there is no whole model here
+    how = ["--model", str(model), "--device", "cpu", "--sampling", "1", "--pictures", "3", "--out", str(tmp_path)]
+    paper.main(["eval", *how, "--repeats", "1"])
+    made = json.loads((tmp_path / "table.json").read_text())
+    assert set(made) == set(tables.TABLES) and (tmp_path / "table.md").read_text().count("##") == 6
+    assert [row[""] for row in made["reconstruction"]["rows"]] == ["nothing", "caption", "+ embedding", "+ palette", "+ depth", "+ sketch", "all"]
+    around = made["region"]["rows"][0]
+    assert float(around["PSNR around, put together"]) == 100 > float(around["PSNR around, as drawn"])
+    assert {row[""] for row in made["swap"]["rows"]} == {"embedding cosine", "palette distance", "sketch F1", "instances mIoU", "depth error"}
+    with pytest.raises(SystemExit):
+        paper.main(["eval", *how, "--table", "moon"])
+
+
+def test_what_the_tables_read_off_renders_is_right_of_them_and_wrong_of_others():
+    from tables import composer as tables
+    batch = toybox.sample(12, 3, "object")
+    new, before, after = tables.recolored(batch.scenes, 1)
+    right, wrong = (tables.read_right(batch.images, scenes) for scenes in (batch.scenes, new))
+    assert right["member"].float().mean() > .8 and right["background"].float().mean() > .8 and torch.equal(right["member"], wrong["member"])
+    assert right["colour"].float().mean() > .8 and wrong["colour"].float().mean() < .2 and all(a != b for a, b in zip(before, after))
+    known = tables.around(batch.instances > 0)
+    assert ((1 - known[:, 0])[batch.instances > 0] == 1).all() and .1 < known.mean() < .9
+
+
+def test_the_shipped_composer_draws_what_a_sketch_shows():
+    m = paper.Model("toybox", torch.device("cpu"), steps=8)
+    x = toybox.sample(6, 5, "object").images
+    sketch = paper.only(m.decompose(x), "sketch")
+    told, not_told = (agreement(sketch, m.decompose(pictures)) for pictures in (m.draw(sketch, seed=1), m.draw({}, n=6, seed=1)))
+    assert told["sketch F1"] > 1.5 * not_told["sketch F1"]

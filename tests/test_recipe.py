@@ -23,7 +23,7 @@ def after_options_of_torchrun(words):
     return words[words.index("torch.distributed.run") + 3:] if "torch.distributed.run" in words else words
 
 
-@pytest.mark.parametrize("stage", ["autoencoder", "unet", "clip", "stylegan"])
+@pytest.mark.parametrize("stage", ["autoencoder", "unet", "clip", "stylegan", "prior", "decoder", "composer_1", "composer"])
 @pytest.mark.parametrize("processes", [1, 4])
 def test_every_stage_is_a_command_of_a_paper(monkeypatch, tmp_path, stage, processes):
     script, *arguments = after_options_of_torchrun(recipe.command(stage, tmp_path, .5, processes))
@@ -51,3 +51,8 @@ def test_bad_input_is_one_sentence(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         recipe.main(arguments)
     assert stop.value.code == 2 and arguments[1] in capsys.readouterr().err
+
+
+def test_shipped_weights_stay_small():
+    sizes = [path.stat().st_size for path in (ROOT / "weights" / "toybox").rglob("*") if path.is_file()]
+    assert sum(sizes) <= 32 << 20 and max(sizes) < 16 << 20

@@ -6,9 +6,9 @@
     python -m minidiff "a red cat" --model outputs/toybox
 
 Each stage is a command of its own, which can be run alone; this file only puts them in order. Minutes are meant for 2 CPU cores
-with bfloat16 instructions. The StyleGAN is written to stylegan/model; `python papers/stylegan.py channels` finds its channels. The
-UNet sees more pairs and hands than the world has: in its own shares they are too few to learn from. The autoencoder and the UNet share their work among several processes:
-one per GPU, or one per core, which on a CPU is faster than one process with several threads.
+with bfloat16 instructions. The StyleGAN is written to stylegan/model; `python papers/stylegan.py channels` finds its channels. Most
+stages see more objects, pairs and hands than the world has: in its own shares they are too few to learn from. Some stages share their
+work among several processes: one per GPU, or one per core, which on a CPU is faster than one process with several threads.
 """
 import argparse
 import os
@@ -19,14 +19,19 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+KINDS = ["--kinds", "portrait=.25,object=.4,pair=.18,landscape=.07,hand=.1"]
 # name: (minutes, may have several processes, command)
 STAGES = {
     "autoencoder": (20, True, ["papers/latent_diffusion.py", "train", "autoencoder"]),
-    "unet": (180, True, ["papers/latent_diffusion.py", "train", "unet",
-                         "--kinds", "portrait=.32,object=.22,pair=.26,landscape=.06,hand=.14"]),
-    "clip": (60, False, ["papers/clip.py", "train", "--kinds", "portrait=.25,object=.4,pair=.18,landscape=.07,hand=.1"]),
+    "unet": (180, True, ["papers/latent_diffusion.py", "train", "unet", *KINDS]),
+    "clip": (60, False, ["papers/clip.py", "train", *KINDS]),
     "meter": (45, False, ["-m", "minidiff.toybox.meter"]),
     "stylegan": (90, False, ["papers/stylegan.py", "train"]),
+    "prior": (30, False, ["papers/unclip.py", "train", "prior", *KINDS]),
+    "decoder": (60, True, ["papers/unclip.py", "train", "decoder", *KINDS]),
+    "maps": (20, False, ["-m", "minidiff.toybox.maps"]),
+    "composer_1": (20, True, ["papers/composer.py", "train", "embedding", *KINDS]),
+    "composer": (100, True, ["papers/composer.py", "train", "all", *KINDS]),
 }
 
 

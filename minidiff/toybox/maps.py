@@ -159,8 +159,8 @@ def train(args):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/toybox"))
-    parser.add_argument("--minutes", type=float, default=None)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--minutes", type=float, default=20.0, help="stop after this long (whichever of minutes and steps comes first)")
+    parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--pictures", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=201)
