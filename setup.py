@@ -13,7 +13,7 @@ setup(
     package_data={"minidiff.weights": ["toybox/*/*", "toybox/*.json"]},
     install_requires=["torch>=2.2", "einops", "numpy", "pillow", "tqdm", "safetensors"],
     extras_require={
-        "test": ["pytest"],
+        "test": ["pytest", "pytest-xdist"],
         "parity": ["diffusers", "transformers", "peft", "hypothesis"],
         "tutorials": ["jupyter", "matplotlib"],
         "hub": ["huggingface_hub"],

@@ -138,10 +138,10 @@ def repeated(pipe, prompts, n):
 
 
 def test_a_draw_with_gradient_is_the_draw_of_the_pipeline(pipe, args):
-    assert [t for t, _ in steps_of(pipe.prior_schedule, 5)] == [999, 749, 500, 250, 0] and (args.prior_steps, args.prior_guidance) == (5, 4.0)
+    assert [t for t, _ in steps_of(pipe.prior_schedule, 5)] == [999, 749, 500, 250, 0] and (args.prior_steps, args.prior_guidance) == (5, 2.0)
     text, empty = repeated(pipe, ["a photo of a cat"], 3), paper.read(pipe, [""])
     got = paper.concept_embedding(pipe, text, empty, args, [rng(s) for s in (7, 8, 9)])
-    assert_close(got, sample_embedding(pipe.prior, pipe.prior_schedule, text, empty, 5, 4.0, 7), atol=1e-4, rtol=1e-4)
+    assert_close(got, sample_embedding(pipe.prior, pipe.prior_schedule, text, empty, 5, 2.0, 7), atol=1e-4, rtol=1e-4)
     drawn = pipe.encode_prompts(["a photo of a cat"] * 3, seeds=7).added["image_embeds"]
     assert_close(got, drawn, atol=1e-4, rtol=1e-4)
 
@@ -376,7 +376,7 @@ def test_when_somebody_is_asked(pipe, folder, more, adaptive):
     made, ask = paper.goal_of(pipe, options(folder, "--literal", *more))
     assert (ask is not None) == adaptive
     if ask:
-        assert {"cat", "chair", "pet", "person"} <= set(ask.words)                    # more than the category
+        assert {"cat", "chair", "fruit", "person"} <= set(ask.words) and "pet" not in ask.words      # more than the category, but not its name
 
 
 # mixing and evolution --------------------------------------------------------------------------------------------
@@ -397,7 +397,7 @@ def test_evolution_holds_what_the_prior_draws_to_one_picture_of_each_parent(pipe
     """The other defect of the published code: there the text embedding is compared, and no gradient passes the prior."""
     losses, draws = (recorded(monkeypatch, name) for name in ("concept_loss", "concept_embedding"))
     family, weights = parents(), paper.share([.3, .7], 2)
-    paper.learn(pipe, paper.Goal(family, [], weights), options(folder, steps=8))
+    paper.learn(pipe, paper.Goal(family, [], weights), options(folder, "--lam", "1", steps=8))
     used = [set(), set()]
     for (given, loss), (_, e) in zip(losses, draws, strict=True):
         s = given[0]
@@ -413,10 +413,10 @@ def test_evolution_holds_what_the_prior_draws_to_one_picture_of_each_parent(pipe
 def test_a_parent_of_more_weight_is_resembled_more(loaded, folder):
     family, near = parents(1), []
     for w in (.02, .98):
-        how = options(folder, steps=15, lr=.1)
+        how = options(folder, steps=40, lr=.1)
         _, story, *_ = paper.learn(copy.deepcopy(loaded), paper.Goal(family, [], paper.share([w, 1 - w], 2)), how)
         near.append(sum(story["parent 1"]["cosine"][-5:]) - sum(story["parent 2"]["cosine"][-5:]))
-    assert near[1] > near[0] + .1
+    assert near[1] > near[0] + .05
 
 
 def test_generations_mix_two_by_two_until_one_is_left(pipe, folder, monkeypatch):
@@ -548,7 +548,7 @@ def test_a_kandinsky_learns_a_word_that_it_can_draw(folders, tmp_path, monkeypat
         monkeypatch.setattr(paper, name, "a {}" if name == "PHOTO" else ["a {}"])
     prior, decoder = (str(f) for f in folders)
     model = ["--model", decoder, "--prior", prior, "--device", "cpu", "--sampling", "1"]
-    (tmp_path / "words.txt").write_text("cat\nchair\n")
+    (tmp_path / "words.txt").write_text("cat\nchair\nred\n")
     paper.main(["train", *model, "--positive", "chair", "--token", "<n>", "--vocabulary", str(tmp_path / "words.txt"), "--known", "cat", "red",
                 "--steps", "2", "--period", "1", "--out", str(tmp_path)])
     assert tokens.read(tmp_path / "learned.safetensors")[1]["text_encoder"].shape == (1, 16)
