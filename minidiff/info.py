@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import CLIP, VAE, CLIPImage, CLIPText, MoVQ, Prior, UNet, lora_files, single_file, tokens
-from .checkpoints import CheckpointError, find, printable, read_config, read_folder, variants
+from .checkpoints import CheckpointError, find, from_folder, printable, read_config, read_folder, variants
 from .kandinsky import DECODER, PRIOR
 from .pipeline import PARTS, PARTS_XL, parts_of
 from .resnet import CLIPResNet
@@ -135,7 +135,13 @@ def describe_network(folder, variant):
             part.note = UNUSED
             return part
         part.note, part.tensors = "fits", whatever_is_there(folder, variant)
-        part.tensors = make.from_pretrained(folder, "meta", variant=variant).state_dict()
+        beside = part.config.get("_completed_by")               # toybox's decoder is only what a UNet has learned
+        if beside:
+            rest = read_folder(folder.absolute().parent / str(beside), variant, "meta")
+            from_folder(make.from_config, folder, "meta", fix=lambda own: rest | own, variant=variant)
+            part.note = f"fits, completed by {printable(beside)}"
+        else:
+            part.tensors = make.from_pretrained(folder, "meta", variant=variant).state_dict()
     except CheckpointError as error:
         part.problem = str(error)
     return part

@@ -108,7 +108,8 @@ class UnCLIP(Kandinsky):
     def from_folder(cls, folder="toybox", device=None, dtype=None):
         """folder: toybox, or one like it: clip/ with its tokenizer, vae/, and prior/ and decoder/ with a scheduler_config.json each.
 
-        Where decoder/ does not have all weights, the others are those of unet/: one UNet draws what texts say, and what embeddings do.
+        Where decoder/config.json says `"_completed_by": "unet"`, the weights that decoder/ has not are those of unet/: one UNet draws
+        what texts say, and what embeddings do.
         """
         folder, device, dtype = find(folder), devices.pick(device), dtype or torch.float32
         missing = [part for part in UNCLIP if not (folder / part).is_dir()]
@@ -116,7 +117,8 @@ class UnCLIP(Kandinsky):
             raise CheckpointError(f"{folder} has no {' and no '.join(missing)}; expected {', '.join(UNCLIP)} in it. "
                                   "papers/unclip.py trains prior and decoder")
         load = lambda make, part: make.from_pretrained(folder / part, device, dtype)
-        rest = read_folder(folder / "unet") if (folder / "unet").is_dir() else {}
+        beside = read_config(folder / "decoder").get("_completed_by")
+        rest = read_folder(folder / str(beside)) if beside else {}
         clip, decoder = load(CLIP, "clip"), from_folder(UNet.from_config, folder / "decoder", device, dtype, fix=lambda own: rest | own)
         return cls(Tokenizer.from_pretrained(folder / "clip"), clip.text, clip.image, load(Prior, "prior"),
                    Schedule.from_pretrained(folder / "prior"), decoder, load(VAE, "vae"), Schedule.from_pretrained(folder / "decoder"),

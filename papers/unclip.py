@@ -161,7 +161,7 @@ def train_decoder(store, args):
             eps_hat = unet(schedule.add_noise(z, eps, t), t, None, {"image_embeds": z_i}).float()
         run.update(decoder_loss(eps_hat, eps, min_snr_weight(alpha_bar[t], args.gamma)))
     if run.rank == 0:
-        save_folder(run.averaged("unet"), {**unet.config, "sample_size": z.shape[-1]}, args.out / "decoder", keys=own)
+        save_folder(run.averaged("unet"), {**unet.config, "sample_size": z.shape[-1], "_completed_by": "unet"}, args.out / "decoder", keys=own)
         schedule.save_pretrained(args.out / "decoder")
 
 

@@ -58,6 +58,16 @@ def test_toybox_is_complete(capsys):
     assert status == 0 and not complaint and printed.startswith("toybox: toybox\n")
     for part, make in (("text_encoder", "CLIPText"), ("unet", "UNet"), ("vae", "VAE"), ("clip", "CLIP")):
         assert row(printed, part)[1] == make and row(printed, part)[-1] == "fits"
+    assert "fits, completed by unet" in next(line for line in printed.splitlines() if line.startswith("decoder"))
+
+
+def test_a_decoder_that_its_unet_does_not_complete_is_told(tmp_path, capsys):
+    for part in ("unet", "decoder"):
+        shutil.copytree(find("toybox") / part, tmp_path / part)
+    config = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({k: v for k, v in load_file(config).items() if k != "conv_in.bias"}, config)
+    status, printed, complaint = info(capsys, tmp_path / "decoder")
+    assert status != 0 and "missing conv_in.bias" in printed + complaint
 
 
 def test_numbers_are_those_of_the_files(model, capsys):
