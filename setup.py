@@ -15,7 +15,7 @@ setup(
     extras_require={
         "test": ["pytest", "pytest-xdist"],
         "parity": ["diffusers", "transformers", "peft", "hypothesis"],
-        "tutorials": ["jupyter", "matplotlib"],
+        "tutorials": ["jupyter"],
         "hub": ["huggingface_hub"],
         "vqa": ["transformers"],
     },

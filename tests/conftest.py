@@ -10,3 +10,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "papers"))        # each p
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "parity: compares with the peers' own classes; needs the extra of that name")
+    config.addinivalue_line("markers", "tutorials: runs a whole notebook; only where it is asked for, `pytest -m tutorials`")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Without `-m tutorials` (or another expression with this word) the notebooks do not run: together they take minutes."""
+    if "tutorials" not in config.option.markexpr:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("tutorials")])
+        items[:] = [item for item in items if not item.get_closest_marker("tutorials")]

@@ -205,10 +205,10 @@ def table_text(bench):
 
     def of_seed(seed):
         scenes, captions = fresh_captions(4 * bench.n, seed)
-        real, other = draw(scenes).images, sample(4 * bench.n, seed + 5000).images
+        real, other = draw(scenes).images, draw(fresh_captions(4 * bench.n, seed + 5000)[0]).images
         seeds = [1000 * seed + i for i in range(len(captions))]
         parts = [(captions[i:i + 64], seeds[i:i + 64]) for i in range(0, len(captions), 64)]
-        drawn = {"fresh drawings": other, "reconstructions of the captions' pictures": torch.cat([bench.m.decode(bench.m.encode(p)) for p in real.split(64)]),
+        drawn = {"drawings for other captions": other, "reconstructions of the captions' pictures": torch.cat([bench.m.decode(bench.m.encode(p)) for p in real.split(64)]),
                  "text-to-image model": torch.cat([pipe(c, steps=bench.args.sampling, guidance=5.0, seed=s).cpu() for c, s in parts]),
                  "composer, caption": torch.cat([bench.m.draw(bench.m.decomposer.caption(c), seed=s) for c, s in parts])}
         keep(bench, f"text_{seed}", real, *list(drawn.values())[2:])
