@@ -104,7 +104,8 @@ def test_every_name_that_the_text_says_exists_somewhere(path):
     code = "\n".join(source for _, source in cells(path, "code"))
     files, names = named(text)
     files += re.findall(r"python (papers/\w+\.py)", text)
-    everywhere = set().union(*(names_in(f) for folder in ("papers", "minidiff", "minidiff/toybox") for f in (ROOT / folder).glob("*.py")))
+    modules = [f for folder in ("papers", "minidiff", "minidiff/toybox") for f in (ROOT / folder).glob("*.py")]
+    everywhere = set().union(*map(names_in, modules))
     assert all((ROOT / file).is_file() for file in files)
     for name in names:
         assert name.split(".")[-1] in everywhere or re.search(rf"\b{name}\b", code), f"{name} is nowhere"
@@ -127,7 +128,8 @@ def without_minidiff(monkeypatch, tmp_path):
     """Colab before anything has been put there."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if not getattr(finder, "__module__", "").startswith("__editable__")])
+    is_editable = lambda finder: getattr(finder, "__module__", "").startswith("__editable__")
+    monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if not is_editable(finder)])
     for name in [name for name in sys.modules if name.split(".")[0] == "minidiff"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
