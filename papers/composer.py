@@ -499,7 +499,7 @@ def demo(args):
     padded = lambda x, n: torch.cat([*x, torch.ones(n - sum(map(len, x)), 3, m.size, m.size)])
     table = torch.stack([torch.cat([padded(given, 3), padded([out], 3)]) for given, out in rows.values()])
     images.save_figure(args.out / "figure.png", table, row_labels=list(rows), column_labels=["given", "", "", "drawn", "", ""])
-    x = torch.cat([kinds[kind].images[2:5] for kind in ("object", "portrait")])
+    x = torch.cat([kinds[kind].images[2:4] for kind in ("object", "portrait")])
     c, metrics = m.decompose(x), {}
     nothing = m.draw({}, n=len(x), seed=s)
     for name in ("embedding", "palette", "sketch", "instances", "depth"):
@@ -602,7 +602,7 @@ def arguments(argv=None):
         verb.add_argument("--model", default="toybox", help="toybox, or a folder that `train` has written")
         verb.add_argument("--out", type=Path, default=Path("outputs/composer"), help="where the results go")
     for verb in (demo, compose, draw, test):
-        verb.add_argument("--sampling", type=int, default=30, help="DDIM steps of a picture (paper: 50)")
+        verb.add_argument("--sampling", type=int, default=25, help="DDIM steps of a picture (paper: 50)")
         verb.add_argument("--w", type=float, default=3.0, help="guidance, w in Eq. (3) (paper: 3)")
     for verb in (compose, draw):
         verb.add_argument("--n", type=int, default=4, help="pictures of each")
