@@ -123,7 +123,7 @@ def of_store(store, decomposer):
         pick = lambda high: torch.randint(high, (len(index),), generator=generator, device=device)
         x, y, (own, has) = pictures(index).to(device), (index, pick(ids.shape[1]).cpu()), maps(index)
         known = random_known(len(index), x.shape[-1], generator, device)
-        c = {**decomposer.read(ids[y], words[y]), "embedding": embeddings[index].to(device), "palette": cached(palettes, index).float(), "sketch": cached(sketches, index).float(), **own,
-             "intensity": intensity(x, pick(len(GREYS))), "masking": masked(x, known)}
+        c = {**decomposer.read(ids[y], words[y]), "embedding": embeddings[index].to(device), "palette": cached(palettes, index).float(),
+             "sketch": cached(sketches, index).float(), **own, "intensity": intensity(x, pick(len(GREYS))), "masking": masked(x, known)}
         return c, has | {"caption": has_caption[y].to(device)}
     return conditions

@@ -34,7 +34,7 @@ What is known, and from where
 Differs from the paper
   * It begins as the text-to-image model beside it, and of that UNet learns low-rank changes only (paper: all weights, from nothing;
     --rank 0 learns all). Text is read as that model reads it, by cross-attention (paper: as GLIDE, together with positions).
-  * It works on latents of an autoencoder (paper: 64 pixels), with 6 M parameters, of which 1.3 M are its own (paper: 2 B), and with
+  * It works on latents of an autoencoder (paper: 64 pixels), with 7.4 M parameters, of which 1.3 M are its own (paper: 2 B), and with
     Min-SNR weights (Hang et al. 2023) on Eq. (1); --gamma 0 for none.
   * Depth and instances are read by a network that was trained on toybox, sketches are drawn by an edge detector, and smoothing keeps
     the sum of a palette at 1.

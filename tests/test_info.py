@@ -64,8 +64,8 @@ def test_toybox_is_complete(capsys):
 def test_a_decoder_that_its_unet_does_not_complete_is_told(tmp_path, capsys):
     for part in ("unet", "decoder"):
         shutil.copytree(find("toybox") / part, tmp_path / part)
-    config = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
-    save_file({k: v for k, v in load_file(config).items() if k != "conv_in.bias"}, config)
+    weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({k: v for k, v in load_file(weights).items() if k != "conv_in.bias"}, weights)
     status, printed, complaint = info(capsys, tmp_path / "decoder")
     assert status != 0 and "missing conv_in.bias" in printed + complaint
 
