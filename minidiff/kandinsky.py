@@ -89,7 +89,7 @@ class Kandinsky(TextToImage):
         condition = Condition(None, {"image_embeds": embeddings.to(self.device, self.dtype)})
         z_T = noise((len(embeddings), self.unet.config["in_channels"], self.sample_size, self.sample_size), seeds, self.device)
         predict = self.predictor(condition, self.no_image(), guidance)
-        return self.decode(sample(predict, self.schedule, z_T, steps, generator=seeds))
+        return self.decode(sample(predict, self.schedule, z_T, steps, eta=self.schedule.eta, generator=seeds))
 
     def encode(self, images, generator=None):
         """Images in [0, 1], (B, 3, H, W) -> latents (B, C, h, w). They have no variance of their own; `generator` is not used."""

@@ -240,7 +240,7 @@ class TextToImage:
         return torch.cat([e, e_cond[:, channels:]], dim=1)
 
     @torch.no_grad()
-    def __call__(self, prompts, n=1, steps=50, guidance=5.0, seed=0, negative=None, method=None, eta=0.0, rescale=0.0,
+    def __call__(self, prompts, n=1, steps=50, guidance=5.0, seed=0, negative=None, method=None, eta=None, rescale=0.0,
                  size=None, callback=None, progress=False, batch=32):
         """Pictures for a prompt, or n for each of several: (n * prompts, 3, H, W) in [0, 1], prompt by prompt.
 
@@ -248,8 +248,9 @@ class TextToImage:
 
         Args:
             seed: a number, which all prompts share, or a list with one for each prompt.
-            steps, eta, callback: see `samplers.sample`; the callback gets one batch after the other.
+            steps, callback: see `samplers.sample`; the callback gets one batch after the other.
             method: "ddim", "ddpm" or "euler"; None takes the model's own.
+            eta: of "ddim", 0 to 1, see `samplers.ddim_step`; None takes the model's own (public weights: 0), or 0 if `method` is given.
             guidance, rescale: see `predictor`.
             negative: text to steer away from; None is what the model was trained with for no text.
             size: (height, width) of the pictures in pixels, or one side; None takes the model's own.
@@ -268,6 +269,7 @@ class TextToImage:
         each, some = min(n, batch), max(1, batch // n)           # pictures of a prompt, and prompts, at once
         groups = [(prompts[i:i + some], min(each, n - k)) for i in range(0, len(prompts), some) for k in range(0, n, each)]
         callback, pictures = counting(steps * len(groups), callback) if progress else callback, []
+        eta = eta if eta is not None else 0.0 if method else self.schedule.eta
         for group, m in groups:
             own, seeds = seeds[:len(group) * m], seeds[len(group) * m:]
             predict = self.predictor(*self.conditions(group, negative, m, own, size), guidance, rescale)

@@ -47,7 +47,7 @@ CHOICES = {
     "variance_type": ("fixed_small", "fixed_small_log", "fixed_large", "learned_range"),
     "method": tuple(METHODS),
 }
-RANGES = {"num_train_timesteps": (1, 100_000), "steps_offset": (0, 100_000), "beta_start": (0, 1), "beta_end": (0, 1),
+RANGES = {"num_train_timesteps": (1, 100_000), "steps_offset": (0, 100_000), "beta_start": (0, 1), "beta_end": (0, 1), "eta": (0, 1),
           "clip_sample_range": (0, math.inf), "sample_max_value": (0, math.inf), "dynamic_thresholding_ratio": (0, 1)}
 
 
@@ -75,12 +75,15 @@ class Schedule:
     sample_max_value: float = 1.0
     variance_type: str = "fixed_small"          # see `samplers.ddpm_step`
     method: str = "ddim"                        # how this model is sampled unless asked otherwise, see `samplers.sample`
+    eta: float = 0.0                            # of its DDIM steps, unless asked otherwise; a key of ours, which the peers pass over
 
     def __post_init__(self):
         check_numbers(self)
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
+        if self.eta and self.method != "ddim":
+            raise ValueError(f"eta {self.eta} with method {self.method}; eta is for ddim")
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             raise ValueError("rescale_betas_zero_snr needs prediction_type v_prediction or sample: "
                              "from pure noise, the noise alone does not give x_0")
@@ -121,6 +124,8 @@ class Schedule:
     def config(self):
         """What `from_config` takes, complete, so that the peers read it as this schedule too."""
         values = asdict(self)
+        if not self.eta:
+            del values["eta"]
         return {"_class_name": METHODS[values.pop("method")], **values}
 
     def alpha_bar_at(self, t, x, end=None):

@@ -296,12 +296,14 @@ def merge(pipe, learned, captions):
     C_reg, full = caption_rows(pipe, captions).cpu(), [d.full(pipe.unet) for d in learned]
     began = time.monotonic()
     P, own, weights, errors, drifts = projector(torch.cat(text), C_reg), pipe.unet.state_dict(), {}, [], []
+    G = C_reg.double().T @ C_reg.double()                       # || D C_reg^T ||^2 = sum(D G * D), without a product for each caption
     for name in names:
         W_0, targets = own[name].cpu(), [(w[name].cpu(), C_n) for w, C_n in zip(full, text)]
         W = merged(W_0, targets, P)
         errors += [float((W @ C_n.double().T - W_n.double() @ C_n.double().T).norm() / (W_n.double() @ C_n.double().T).norm())
                    for W_n, C_n in targets]
-        drifts.append(float(((W - W_0) @ C_reg.double().T).norm() / (W_0.double() @ C_reg.double().T).norm()))
+        D, W_0 = W - W_0, W_0.double()
+        drifts.append(float((((D @ G) * D).sum() / ((W_0 @ G) * W_0).sum()).sqrt()))
         weights[name] = W.float()
     Delta(weights).apply(pipe)
     together = lambda part: {k: v for d in learned for k, v in getattr(d, part).items()}

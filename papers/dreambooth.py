@@ -46,7 +46,7 @@ from minidiff import devices, images, tokens, toybox
 from minidiff.checkpoints import save_folder, write_json
 from minidiff.clip import CLIPText
 from minidiff.pipeline import read_prompts
-from minidiff.samplers import noise, sample
+from minidiff.samplers import generators, noise, sample
 from minidiff.toybox.individuals import CLASS_WORDS, HELD_OUT
 from minidiff.training import progress, update
 from minidiff.unet import UNet
@@ -82,9 +82,10 @@ def class_latents(pipe, class_word, args):
     seeds = [1_000_000 + args.seed * 1000 + i for i in range(args.class_pictures)]          # none that a picture is later drawn with
     condition, empty = pipe.encode_prompts([f"a {class_word}", ""])
     shape = (pipe.unet.config["in_channels"], pipe.sample_size, pipe.sample_size)
-    groups = [seeds[i:i + 16] for i in range(0, len(seeds), 16)]
+    groups = [generators(seeds[i:i + 16], len(seeds[i:i + 16])) for i in range(0, len(seeds), 16)]
     return torch.cat([sample(pipe.predictor(condition.repeat(len(group)), empty, args.guidance), pipe.schedule,
-                             noise((len(group), *shape), group, pipe.device), args.class_sampling) for group in groups])
+                             noise((len(group), *shape), group, pipe.device), args.class_sampling, eta=pipe.schedule.eta, generator=group)
+                      for group in groups])
 
 
 def fine_tune(pipe, concepts, args):

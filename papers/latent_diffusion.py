@@ -36,16 +36,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
 import minidiff
 from minidiff import devices, images, toybox
-from minidiff.checkpoints import find, load_strict, read_folder, save_folder, write_atomically, write_json
+from minidiff.checkpoints import find, load_strict, read_folder, read_tensors, save_folder, write_atomically, write_json, write_tensors
 from minidiff.clip import CLIPText
+from minidiff.metrics import frechet
 from minidiff.schedule import Schedule
 from minidiff.tokenizer import Tokenizer
-from minidiff.toybox.judge import fresh_captions, judge
+from minidiff.toybox.judge import five_fingers, fresh_captions, judge, unseen
+from minidiff.toybox.meter import shipped
 from minidiff.toybox.store import kind_shares, prepare
-from minidiff.toybox.world import CLASSES
+from minidiff.toybox.world import CLASSES, draw
 from minidiff.training import Run, count, main_process_first
 from minidiff.unet import UNet, zero_residuals
 from minidiff.vae import VAE
@@ -149,7 +152,7 @@ def train_unet(store, args):
     with main_process_first():
         latents, scale = cached_latents(store, args)
     tokenizer, ids, empty = tokenized(store, args)
-    schedule = Schedule(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False)
+    schedule = Schedule(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False, eta=1.0)
     unet, text_encoder = new_networks(len(tokenizer), tokenizer.eos, args.device)
     go_on_from(args.init, {"unet": unet, "text_encoder": text_encoder}, args.device)
     run = Run(args.out / "unet", {"unet": unet, "text_encoder": text_encoder}, lr=args.lr, steps=args.steps,
@@ -194,12 +197,17 @@ def new_networks(vocabulary, end, device):
 def cached_latents(store, args):
     """Latents of every picture, computed once per encoder and mapped into memory: (function of an index (B,), scaling factor)."""
     vae = VAE.from_pretrained(args.out / "vae", args.device, torch.float32).to(memory_format=torch.channels_last)
-    weights = b"".join(p.cpu().contiguous().numpy().tobytes() for p in vae.encoder.state_dict().values())
-    path = store.folder / f"latents-{hashlib.sha256(weights).hexdigest()[:12]}.npy"
+    path = store.folder / f"latents-{fingerprint(vae.encoder)}.npy"
     if not path.is_file():
         store.save(path, encode_all(vae, store, args).numpy())
     z = np.load(path, mmap_mode="r")
     return (lambda index: torch.from_numpy(z[index.numpy()]).float()), vae.config["scaling_factor"]
+
+
+def fingerprint(*modules):
+    """12 letters and digits that change with any weight."""
+    weights = b"".join(p.cpu().contiguous().numpy().tobytes() for module in modules for p in module.state_dict().values())
+    return hashlib.sha256(weights).hexdigest()[:12]
 
 
 def tokenized(store, args):
@@ -226,23 +234,46 @@ def export(run, tokenizer, schedule, out):
 # ------------------------------------------------------------------------------------------------ measuring
 
 @torch.no_grad()
-def score_autoencoder(pipe, n, seed):
-    """Of n fresh renders: PSNR of their reconstructions, and how often the meter reads the same class off both."""
-    batch = toybox.sample(n, seed)
+def score_autoencoder(pipe, batch):
+    """Of renders: PSNR of their reconstructions, how often the meter reads the same class off both; and the reconstructions."""
     x, truth = batch.images, batch.attributes
-    x_hat = torch.cat([pipe.decode(pipe.encode(part)) for part in x.split(64)]).cpu()
+    x_hat = torch.cat([pipe.decode(pipe.encode(part)).cpu() for part in x.split(64)])
     psnr = -10 * (x_hat - x).square().mean(dim=(1, 2, 3)).log10()
     a, b = toybox.measure(x), toybox.measure(x_hat)
     same = torch.cat([(a[k] == b[k])[truth[k] >= 0] for k in CLASSES])
-    return {"psnr": float(psnr.mean()), "meter agrees": float(same.double().mean())}, torch.stack([x[:8], x_hat[:8]])
+    return {"psnr": float(psnr.mean()), "meter agrees": float(same.double().mean())}, x_hat
 
 
-def score_samples(pipe, n, seed, args):
-    """Pictures of n fresh captions, and the shares that show what the caption says (see toybox/judge.py)."""
-    scenes, captions = fresh_captions(n, seed)
-    seeds, how = [seed * 10_000 + i for i in range(n)], dict(steps=args.sampling, guidance=args.guidance)
-    pictures = torch.cat([pipe(captions[i:i + 50], seed=seeds[i:i + 50], **how).cpu() for i in range(0, n, 50)])
-    return judge(scenes, captions, pictures), pictures
+def drawn(pipe, captions, first, args):
+    """Pictures of captions, (n, 3, 64, 64); caption i from the noise of seed first + i."""
+    seeds = list(range(first, first + len(captions)))
+    return pipe(captions, seed=seeds, steps=args.sampling, guidance=args.guidance, batch=64).cpu()
+
+
+def kept(pipe, captions, seed, args, part=64):
+    """The same from seed 10,000 * seed on, as bytes and back. They stay in --out, where an evaluation that was stopped finds them."""
+    weights, pictures = fingerprint(pipe.text_encoder, pipe.unet, pipe.vae), []
+    for i in tqdm(range(0, len(captions), part), desc=f"{len(captions)} captions, seed {seed}", leave=False):
+        some, first = captions[i:i + part], 10_000 * seed + i
+        what = repr((weights, pipe.schedule, some, first, args.sampling, args.guidance))
+        path = args.out / "drawn" / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.safetensors"
+        if not path.is_file():
+            write_tensors(path, {"images": (drawn(pipe, some, first, args) * 255).round().byte()})
+        pictures.append(read_tensors(path)["images"].float() / 255)
+    return torch.cat(pictures)
+
+
+@torch.no_grad()
+def distances(seed, **pictures):
+    """{name: Frechet distance, in the meter's features, of pictures (n, 3, 64, 64) to n fresh renders of `seed`}.
+
+    The renders are the world's own, with all its styles, and so must be what the captions are of that samples were drawn for. What
+    is compared has to be equally many pictures that are none of these renders: the distance of few is mostly chance (about 115
+    between 1,000 renders and 1,000 others), and that of pictures to their own reconstructions has no such part.
+    """
+    features = lambda x: torch.cat([shipped().features(part) for part in x.split(256)])
+    fresh = features(toybox.sample(len(next(iter(pictures.values()))), seed).images)
+    return {name: frechet(features(x), fresh) for name, x in pictures.items()}
 
 
 PROMPTS = ["a young person with long red hair", "a very old person with glasses and a beard", "a sad person with dark skin",
@@ -258,7 +289,9 @@ def demonstrate(args):
     pipe = minidiff.load(args.model, args.device)
     pictures = [pipe(PROMPTS, steps=args.sampling, guidance=args.guidance, seed=args.seed + i).cpu() for i in range(2)]
     images.save(args.out / "figure.png", images.grid(torch.cat(pictures), columns=8, scale=2))
-    scores = {k: v for k, v in score_samples(pipe, 50, args.seed + 77, args)[0].items() if v == v}
+    scenes, captions = fresh_captions(50, args.seed + 77)
+    scores = judge(scenes, captions, drawn(pipe, captions, 10_000 * (args.seed + 77), args))
+    scores = {k: v for k, v in scores.items() if v == v}
     more = {"seconds": time.monotonic() - began, "device": str(pipe.device), "steps": args.sampling}
     write_json(args.out / "metrics.json", scores | more)
     print("\n".join(f"{k:24s} {v:.2f}" for k, v in scores.items()))
@@ -267,18 +300,45 @@ def demonstrate(args):
 
 def evaluate(args):
     """The table of weights/README.md: fresh captions and renders, mean and spread over sampling seeds."""
-    pipe = minidiff.load(args.model, args.device)
-    runs = []
+    if min(args.pictures, args.repeats, args.sampling) < 1 or args.frechet < 0 or args.frechet == 1:
+        raise ValueError(f"--pictures {args.pictures} --repeats {args.repeats} --sampling {args.sampling} --frechet {args.frechet}: expected at "
+                         "least 1 of each, and for --frechet 0 or at least 2")
+    pipe, runs = minidiff.load(args.model, args.device), []
+    pipe.unet.to(memory_format=torch.channels_last)
     for seed in range(args.seed, args.seed + args.repeats):
-        auto, pairs = score_autoencoder(pipe, args.pictures, 9000 + seed)
-        scores, pictures = score_samples(pipe, args.pictures, 500 + seed, args)
-        runs.append({f"autoencoder: {k}": v for k, v in auto.items()} | scores)
-        images.save(args.out / f"reconstructions_{seed}.png", images.grid(pairs.flatten(0, 1), columns=8, scale=2))
-        images.save(args.out / f"samples_{seed}.png", images.grid(pictures[:64], columns=8, scale=2))
-    table = "\n".join(["| what | mean | spread |", "|---|---|---|", *(row(k, [r[k] for r in runs]) for k in runs[0])]) + "\n"
-    write_json(args.out / "table.json", runs)
-    write_atomically(args.out / "table.md", lambda p: p.write_text(table, encoding="utf-8"))
+        runs.append(score(pipe, seed, args))
+        table = "\n".join(["| what | mean | spread |", "|---|---|---|", *(row(k, [r[k] for r in runs]) for k in runs[0])]) + "\n"
+        write_json(args.out / "table.json", runs)
+        write_atomically(args.out / "table.md", lambda p: p.write_text(table, encoding="utf-8"))
     print(table)
+
+
+def score(pipe, seed, args):
+    """{what: number} of one seed; its reconstructions_SEED.png and samples_SEED.png."""
+    sheet = lambda name, x: images.save(args.out / f"{name}_{seed}.png", images.grid(x, columns=8, scale=2))
+    batch = toybox.sample(max(args.pictures, args.frechet), 9000 + seed)
+    auto, x_hat = score_autoencoder(pipe, batch)
+    sheet("reconstructions", torch.cat([batch.images[:8], x_hat[:8]]))
+    scenes, captions = fresh_captions(args.pictures, 500 + seed)
+    pictures = kept(pipe, captions, 500 + seed, args)
+    sheet("samples", pictures[:64])
+    scores = {f"autoencoder: {k}": v for k, v in auto.items()} | judge(scenes, captions, pictures)
+    each = -(-args.pictures // 80)                              # a tenth as many again, of each of these two
+    scenes, captions = five_fingers(8 * each, 600 + seed)
+    pictures = kept(pipe, captions, 600 + seed, args)
+    sheet("five_fingers", pictures[:16])
+    scores["a hand with five fingers: fingers"] = judge(scenes, captions, pictures)["hand: fingers"]
+    scenes, captions = unseen(each, 700 + seed)
+    pictures = kept(pipe, captions, 700 + seed, args)
+    sheet("unseen", pictures[:16])
+    for what, x in (("", pictures), (", renders", draw(scenes).images)):                # the meter has not seen these either
+        scores[f"unseen combination: both{what}"] = judge(scenes, captions, x)["object: member and colour"]
+    if args.frechet:
+        found = distances(9500 + seed, renders=batch.images[:args.frechet], reconstructions=x_hat[:args.frechet],
+                          samples=kept(pipe, batch.captions[:args.frechet], 800 + seed, args))
+        scores |= {f"Frechet distance: {k}": v for k, v in found.items()}
+        scores["Frechet distance: samples / reconstructions"] = found["samples"] / found["reconstructions"]
+    return scores
 
 
 GROUPS = {"convolutions": ("conv",), "matrix products": ("mm",), "norms": ("norm",), "softmax": ("softmax",),
@@ -346,7 +406,7 @@ def arguments(argv=None):
     use.add_argument("--model", default="toybox", help="toybox, or a folder that `train` has written")
     use.add_argument("--out", type=Path, default=Path("outputs/latent_diffusion"), help="where results go")
     use.add_argument("--sampling", type=int, default=50, help="DDIM steps of a picture")
-    use.add_argument("--guidance", type=float, default=5.0, help="classifier-free guidance")
+    use.add_argument("--guidance", type=float, default=3.0, help="classifier-free guidance")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[use])
     verbs = parser.add_subparsers(dest="verb")
     how = dict(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -367,6 +427,7 @@ def arguments(argv=None):
     train.add_argument("--fresh", action="store_true", help="start again although there is a checkpoint")
     table = verbs.add_parser("eval", help="the table of weights/README.md", parents=[use], **how)
     table.add_argument("--pictures", type=int, default=300, help="fresh captions, and fresh renders, per seed")
+    table.add_argument("--frechet", type=int, default=1000, help="other captions, and renders, for the Frechet distance, per seed; 0: without it")
     table.add_argument("--repeats", type=int, default=3, help="sampling seeds")
     speed = verbs.add_parser("profile", help="where a training step of the UNet spends its time", parents=[shared], **how)
     speed.add_argument("--out", type=Path, default=Path("outputs/latent_diffusion"), help="where its checkpoint goes")
@@ -390,6 +451,8 @@ def main(argv=None):
         {None: demonstrate, "train": train, "eval": evaluate, "profile": profile}[args.verb](args)
     except (ValueError, FloatingPointError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "\nstopped\n")
 
 
 if __name__ == "__main__":

@@ -362,7 +362,7 @@ def demonstrate(args):
     for (name, _, what), edit, before, after in zip(EXAMPLES, edits, source, edited):
         shown = {name: (described(edit), after)}
         if edit.target != edit.source:
-            alone = pipe(edit.target, args.n, args.sampling, args.guidance, args.seed).cpu()
+            alone = pipe(edit.target, args.n, args.sampling, args.guidance, args.seed, eta=0.0).cpu()     # as the edits
             shown[f"{name}_uncontrolled"] = (f"{edit.target}, without control", alone)
         rows += [(edit.source, before), *shown.values()]
         for kind, (_, pictures) in shown.items():

@@ -68,7 +68,7 @@ READER_CONFIG = dict(addition_embed_type="image", encoder_hid_dim_type="image_pr
 READER = ("add_embedding", "encoder_hid_proj", "attn2.to_k", "attn2.to_v")
 # The embeddings' noise: cosine schedule, the clean embedding is predicted and kept within 10 deviations. The latents': as in toybox's UNet.
 PRIOR_SCHEDULE = dict(_class_name="UnCLIPScheduler", prediction_type="sample", clip_sample=True, clip_sample_range=10.0)
-DECODER_SCHEDULE = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False)
+DECODER_SCHEDULE = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False, eta=1.0)
 
 
 # ------------------------------------------------------------------------------------------------ Sec. 2.2: the prior

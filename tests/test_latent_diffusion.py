@@ -1,6 +1,7 @@
 """papers/latent_diffusion.py: its losses, and a tiny run of every stage from pictures to a model that loads."""
 import json
 import re
+from types import SimpleNamespace
 
 import latent_diffusion as paper
 import pytest
@@ -125,6 +126,84 @@ def stop_after(n, run):
         paper.Run.update = original
 
 
+# Measuring
+
+
+ROWS = {"autoencoder: psnr", "object: member", "a hand with five fingers: fingers", "unseen combination: both", "unseen combination: both, renders",
+        "Frechet distance: renders", "Frechet distance: reconstructions", "Frechet distance: samples", "Frechet distance: samples / reconstructions"}
+
+
+@pytest.fixture
+def ideal(monkeypatch):
+    """A model whose samples are renders, of its autoencoder's blurred pictures; `ideal.drawn` counts the captions it was asked for."""
+    pipe = minidiff.load("toybox", "cpu")
+    scenes = {}                                                # what a caption was made of
+    for name in ("fresh_captions", "five_fingers", "unseen"):
+        def remember(*args, make=getattr(paper, name)):
+            made, captions = make(*args)
+            scenes.update(zip(captions, made))
+            return made, captions
+        monkeypatch.setattr(paper, name, remember)
+
+    def draw(pipe, captions, first, args):
+        draw.captions += captions
+        known = all(c in scenes for c in captions)
+        return toybox.world.draw([scenes[c] for c in captions]).images if known else toybox.sample(len(captions), 1).images
+    draw.captions = []
+    monkeypatch.setattr(paper, "drawn", draw)
+    monkeypatch.setattr(minidiff, "load", lambda *args: pipe)
+    return draw
+
+
+EVAL = ["eval", "--pictures", "10", "--frechet", "4", "--repeats", "1", "--sampling", "1"]
+
+
+def test_the_table_has_every_row_and_renders_pass_it(ideal, tmp_path):
+    paper.main([*EVAL, "--out", str(tmp_path)])
+    scores, = json.loads((tmp_path / "table.json").read_text())
+    assert ROWS <= set(scores) and all(f"| {name} |" in (tmp_path / "table.md").read_text() for name in ROWS)
+    assert min(scores[k] for k in ("portrait: is a face", "background", "a hand with five fingers: fingers")) > .8
+    assert scores["unseen combination: both"] == scores["unseen combination: both, renders"] > .5
+    ratio = scores["Frechet distance: samples"] / scores["Frechet distance: reconstructions"]
+    assert scores["Frechet distance: samples / reconstructions"] == pytest.approx(ratio)
+    assert "a hand with five fingers" in ideal.captions and any(c.startswith("a purple dog") for c in ideal.captions)
+    assert {path.name for path in tmp_path.glob("*.png")} == {f"{k}_1.png" for k in ("samples", "reconstructions", "five_fingers", "unseen")}
+
+
+def test_an_evaluation_that_was_stopped_draws_only_the_rest_and_other_weights_or_settings_anew(monkeypatch, tmp_path):
+    pipe = SimpleNamespace(**{name: torch.nn.Linear(2, 2) for name in ("text_encoder", "unet", "vae")}, schedule=Schedule())
+    asked, stop_at = [], [1]
+
+    def draw(pipe, captions, first, args):
+        if len(asked) == stop_at[0]:
+            raise KeyboardInterrupt
+        asked.append(first)
+        return torch.full((len(captions), 3, 2, 2), first % 101 / 255)
+    monkeypatch.setattr(paper, "drawn", draw)
+    args, captions = SimpleNamespace(out=tmp_path, sampling=2, guidance=5.0), [f"a cat {i}" for i in range(70)]
+    kept = lambda seed=3: paper.kept(pipe, captions, seed, args, part=32)
+    with pytest.raises(KeyboardInterrupt):
+        kept()
+    stop_at[0] = None
+    pictures = kept()
+    assert asked == [30_000, 30_032, 30_064]
+    assert_close(pictures[:, 0, 0, 0] * 255, torch.tensor([30_000. % 101] * 32 + [30_032. % 101] * 32 + [30_064. % 101] * 6))
+    for change in (lambda: kept(4), lambda: setattr(args, "guidance", 2.0), lambda: setattr(args, "sampling", 3),
+                   lambda: captions.insert(0, "a dog"), lambda: pipe.vae.bias.data.add_(1), lambda: setattr(pipe, "schedule", Schedule(timestep_spacing="trailing"))):
+        asked.clear()
+        change()
+        kept()
+        assert len(asked) == 3
+        kept()
+        assert len(asked) == 3
+
+
+def test_distances_are_to_fresh_renders_and_grow_with_what_is_wrong():
+    x = toybox.sample(60, 41).images
+    found = paper.distances(42, renders=x, grey=x.mean(1, keepdim=True).expand(-1, 3, -1, -1), same=toybox.sample(60, 42).images)
+    assert abs(found["same"]) < 1e-2 * found["renders"] and found["grey"] > 1.2 * found["renders"]
+
+
 # The script
 
 
@@ -148,6 +227,7 @@ def test_the_profile_counts_the_arithmetic_and_shares_out_the_time(tmp_path, cap
     (["--model", "/nowhere"], "no model"), (["--device", "toaster"], "toaster"),
     (["train", "unet", *TINY, "--steps", "1"], "config.json"),          # no autoencoder there yet
     (["train", "unet", "--kinds", "hand=.5,foot=.5"], "foot"), (["train", "unet", "--kinds", "hand"], "'hand': expected KIND=SHARE"),
+    (["eval", "--pictures", "0"], "--pictures 0"), (["eval", "--frechet", "1"], "--frechet 1"),
     (["train", "unet", "--kinds", "hand=-1,pair=2"], "above 0"),
 ])
 def test_bad_input_is_one_sentence_and_status_2(tmp_path, capsys, arguments, message):

@@ -1,11 +1,14 @@
 """The meter and the judge: they read what was drawn, and only that."""
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
 
 from minidiff import toybox
-from minidiff.toybox.judge import fresh_captions, judge
+from minidiff.toybox.judge import five_fingers, fresh_captions, judge, unseen
 from minidiff.toybox.meter import Meter, accuracy, meter_loss, roughen, shipped
+from minidiff.toybox.scenes import UNSEEN
 from minidiff.toybox.world import CLASSES, NUMBERS, draw
 
 
@@ -58,6 +61,25 @@ def test_the_judge_finds_in_renders_what_their_captions_say_and_not_in_others():
     assert len(seen) >= 11
     assert {k: right[k] for k in seen if right[k] < .85} == {}
     assert sum(wrong[k] for k in seen) < .6 * sum(right[k] for k in seen)
+
+
+def test_unseen_combinations_come_equally_often_and_are_judged_by_both_words():
+    scenes, captions = unseen(3, seed=6)
+    pairs = [(s.things[0].color, s.things[0].member) for s in scenes]
+    assert len(pairs) == 3 * len(UNSEEN) and all(pairs.count(pair) == 3 for pair in UNSEEN)
+    assert all(c.startswith(f"a {color} {member} ") for c, (color, member) in zip(captions, pairs)) and len(set(captions)) == len(captions)
+    pictures = draw(scenes).images
+    both = lambda x: judge(scenes, captions, x)["object: member and colour"]
+    assert both(pictures) > .6 and both(pictures.roll(1, dims=0)) < .2
+    assert both(pictures.mean(1, keepdim=True).expand(-1, 3, -1, -1)) < .5          # the members alone do not pass
+
+
+def test_hands_with_five_fingers_are_judged_by_their_fingers():
+    scenes, captions = five_fingers(8, seed=6)
+    assert set(captions) == {"a hand with five fingers"} and all(s.fingers == 5 for s in scenes)
+    right = lambda made: judge(scenes, captions, draw(made).images)["hand: fingers"]
+    assert right(scenes) > .9
+    assert right([replace(s, fingers=6) for s in scenes]) < .2
 
 
 def test_sketches_are_asked_for_no_colour():

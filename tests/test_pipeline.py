@@ -157,6 +157,19 @@ def test_same_seed_same_picture_at_every_batch_size(pipe, method, eta):
     assert (batch[0] - batch[1]).abs().max() > 0.01
 
 
+def test_a_model_may_say_how_much_fresh_noise_its_steps_add(pipe):
+    own = pipe.schedule
+    plain, noisy = pipe("a red cat", steps=3, method="ddim"), pipe("a red cat", steps=3, eta=1.0)
+    try:
+        pipe.schedule = Schedule.from_config({**own.config, "eta": 1.0})
+        assert_close(pipe("a red cat", steps=3), noisy, atol=1e-5, rtol=0)
+        assert_close(pipe("a red cat", steps=3, eta=0.0), plain, atol=1e-5, rtol=0)
+        assert_close(pipe("a red cat", steps=3, method="ddim"), plain, atol=1e-5, rtol=0)      # asked for: as in the paper
+    finally:
+        pipe.schedule = own
+    assert (plain - noisy).abs().max() > 0.01
+
+
 def test_guidance_in_one_batch_equals_two_calls(pipe):
     context, uncond = pipe.encode_prompts(["a red cat", "a blue chair"]), pipe.encode_prompts([""])
     x, t = noise((2, 4, 8, 8), 0), 500

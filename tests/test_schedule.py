@@ -213,6 +213,14 @@ def test_a_schedule_survives_its_folder(tmp_path, method):
     assert again == schedule and torch.equal(again.alpha_bar, schedule.alpha_bar)
 
 
+def test_the_share_of_fresh_noise_is_kept_and_only_for_ddim(tmp_path):
+    Schedule(eta=0.5).save_pretrained(tmp_path)
+    assert Schedule.from_pretrained(tmp_path).eta == 0.5 and "eta" not in Schedule().config
+    for refused in (dict(eta=1.5), dict(eta=-0.1), dict(eta="1"), dict(eta=1.0, method="euler")):
+        with pytest.raises(ValueError, match="eta"):
+            Schedule(**refused)
+
+
 def test_a_bad_folder_is_a_checkpoint_error(tmp_path):
     with pytest.raises(CheckpointError, match="scheduler_config.json"):
         Schedule.from_pretrained(tmp_path)

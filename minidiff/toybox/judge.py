@@ -4,6 +4,7 @@ import torch
 
 from .captions import caption, ground_words
 from .meter import measure
+from .scenes import GROUNDS, UNSEEN, random_paint, random_scene, random_thing
 from .world import CLASSES, attributes_of, scene
 
 
@@ -16,10 +17,30 @@ def fresh_captions(n, seed, kind=None):
     return scenes, [caption(s, rng, keep=.8) for s, rng in zip(scenes, rngs)]
 
 
+def unseen(each, seed):
+    """Objects in colours that no training picture shows, `each` of every pair of UNSEEN: scenes (photos), and "a purple dog in a garden"."""
+    rng, scenes = np.random.default_rng((seed, 3)), []
+    for ground in (GROUNDS[(seed + i) % len(GROUNDS)] for i in range(each)):
+        for color, member in sorted(UNSEEN):
+            s = random_scene(rng, "object")
+            s.things = [random_thing(rng, member, color=color, paint=random_paint(rng, color))]
+            s.background, s.style, s.distortion = ground, "photo", 0.0
+            scenes.append(s)
+    return scenes, [f"a {s.things[0].color} {s.things[0].member} {ground_words(s.background)}" for s in scenes]
+
+
+def five_fingers(n, seed):
+    """n scenes (photos) of hands as they should be, and "a hand with five fingers" n times."""
+    scenes, _ = fresh_captions(n, seed, "hand")
+    for s in scenes:
+        s.fingers = 5
+    return scenes, ["a hand with five fingers"] * n
+
+
 def judge(scenes, captions, images):
     """{what: share of the pictures that show it, of those whose caption says it}; nan where no caption does.
 
-    scenes, captions: as from `fresh_captions`. images: (n, 3, S, S) in [0, 1], made for the captions.
+    scenes, captions: as from `fresh_captions`, `unseen` or `five_fingers`. images: (n, 3, S, S) in [0, 1], made for the captions.
     Words count as shown when the meter is on their side of the middle ("old": age above 0.5; "smiling": above 0.2, "sad":
     below -0.1), classes when it names the right one.
     """
@@ -41,6 +62,7 @@ def judge(scenes, captions, images):
         "portrait: smile word": (torch.where(said("smiling"), read["smile"] > .2, read["smile"] < -.1), portrait & said("smiling", "sad")),
         "object: member": (right("member"), one & names),
         "object: colour": (right("color"), one & colors),
+        "object: member and colour": (right("member") & right("color"), one & names & colors),
         "object: pattern": (right("pattern"), one & said("striped", "dotted", "checked")),
         "pair: both members": (right("member") & right("member2"), two & names),
         "pair: both colours": (right("color") & right("color2"), two & colors),

@@ -1,11 +1,13 @@
 """A step of Custom Diffusion on the architecture of Stable Diffusion 1.5, random weights: ours against diffusers' own classes.
 
     python tests/parity/custom_diffusion_step.py [--side 64] [--threads 2] [--steps 3] [--rounds 2]
+    python tests/parity/custom_diffusion_step.py --which merge                  two concepts merged there: constraint and time
 
 The peer's step is what diffusers' example does, written with its attention processors: the whole table of the text encoder is a
 parameter whose other rows' gradients are zeroed, all captions go through the text encoder, gradients are clipped. One picture of the
 concept and one of its class in a step, as latents. Each side runs in processes of its own, in turns; printed are the median seconds
-of a step and the largest memory of a process. Not a test: it takes minutes and some gigabytes.
+of a step, by the clock and of the processor (which say the same on an idle machine), and the largest memory of a process. Not a
+test: it takes minutes and some gigabytes.
 """
 import argparse
 import json
@@ -102,11 +104,38 @@ def measure(args):
     torch.set_num_threads(args.threads)
     step, times = {"ours": ours, "peer": peer}[args.which](args.side), []
     for _ in range(args.steps + 1):                               # the first one warms up
-        began = time.perf_counter()
+        began = clocks()
         step()
-        times.append(time.perf_counter() - began)
+        times.append([b - a for a, b in zip(began, clocks())])
     peak = int(re.search(r"VmHWM:\s*(\d+) kB", open("/proc/self/status").read())[1])
     print(json.dumps({"seconds": times[1:], "gigabytes": peak / 1e6}))
+
+
+def clocks():
+    return time.perf_counter(), time.process_time()
+
+
+def merging(args, rows=10_000):
+    """Two concepts with random weights and random states of words and captions: the constraint of the merge, and its seconds."""
+    import custom_diffusion as paper
+
+    from minidiff import UNet
+    torch.manual_seed(0)
+    torch.set_num_threads(args.threads)
+    with torch.device("meta"):
+        shapes = {name: w.shape for name, w in paper.trainable(UNet.from_config({**UNet_config(), **SD15})).items()}
+    base = {name: torch.randn(shape) * shape[1] ** -.5 for name, shape in shapes.items()}
+    full = [{name: w + .02 * torch.randn(w.shape) * w.std() for name, w in base.items()} for _ in range(2)]
+    text, C_reg = [torch.randn(7, 768) for _ in full], torch.randn(rows, 768)
+    began = clocks()
+    P = paper.projector(torch.cat(text), C_reg)
+    new = {name: paper.merged(W_0, [(w[name], C_n) for w, C_n in zip(full, text)], P) for name, W_0 in base.items()}
+    wall, processor = (b - a for a, b in zip(began, clocks()))
+    want = lambda w, name, C_n: w[name].double() @ C_n.double().T
+    error = max(float((W @ C_n.double().T - want(w, name, C_n)).norm() / want(w, name, C_n).norm())
+                for name, W in new.items() for w, C_n in zip(full, text))
+    megabytes = sum(w.numel() for w in base.values()) * 4 / 1e6
+    print(f"{len(new)} matrices, {megabytes:.1f} MB in float32: constraint error {error:.1e}, {wall:.2f} s, {processor:.2f} s of the processor")
 
 
 def main():
@@ -115,10 +144,10 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--which", choices=("ours", "peer"), help="measure one side, in this process")
+    parser.add_argument("--which", choices=("ours", "peer", "merge"), help="measure this alone, in this process")
     args = parser.parse_args()
     if args.which:
-        return measure(args)
+        return merging(args) if args.which == "merge" else measure(args)
     found = {"ours": [], "peer": []}
     for _ in range(args.rounds):
         for which, runs in found.items():
@@ -126,7 +155,8 @@ def main():
             out = subprocess.run([sys.executable, __file__, "--which", which, *more], check=True, capture_output=True, text=True)
             runs.append(json.loads(out.stdout.splitlines()[-1]))
     for which, runs in found.items():
-        print(f"{which}: {statistics.median(s for run in runs for s in run['seconds']):.2f} s a step, {max(run['gigabytes'] for run in runs):.2f} GB")
+        clock, processor = (statistics.median(s[i] for run in runs for s in run["seconds"]) for i in (0, 1))
+        print(f"{which}: {clock:.2f} s a step, {processor:.2f} s of the processor, {max(run['gigabytes'] for run in runs):.2f} GB")
 
 
 if __name__ == "__main__":
