@@ -159,7 +159,7 @@ def learn(pipe, pictures, masks, thing, args):
     args.done = bar.n                                           # fewer than asked for after Ctrl-C
     pipe.unet.requires_grad_(False)
     tokens.freeze(pipe)
-    weights = {name: p.detach().clone() for name, p in trained.items()}
+    weights = {name: p.detach().clone(memory_format=torch.contiguous_format) for name, p in trained.items()}
     return Delta(weights, {TOKEN: learned.rows.detach().cpu().clone()}, {TOKEN: thing})
 
 
@@ -359,6 +359,7 @@ def load(args):
     if hasattr(pipe, "text_encoder_2") or not hasattr(pipe, "text_encoder"):
         raise ValueError(f"{args.model} is a {type(pipe).__name__}, which learns no concept here; use a Stable Diffusion 1 or 2, or toybox")
     args.train = args.train or ("all" if pipe.sample_size == 16 else "crossattn")
+    pipe.unet.to(memory_format=torch.channels_last)             # a sixth less time on a CPU
     return pipe
 
 
@@ -511,7 +512,7 @@ def arguments(argv=None):
     move.add_argument("--target", required=True, help="the picture that is to get the concept; its middle square is taken")
     move.add_argument("--target-mask", help="where: a picture of the same size, white inside (default: it is found)")
     table = new("eval", "the paper's tables, on toybox")
-    table.add_argument("--table", default="all", help="all, or one of transfer, ablation, guidance, start, masks")
+    table.add_argument("--table", default="all", help="all, or one of transfer, ablation, guidance, start, masks, generation, rank")
     table.add_argument("--repeats", type=int, default=3, help="training seeds")
     args = parser.parse_args(argv)
     check(parser, args)

@@ -38,16 +38,17 @@ Differs from the paper
     Min-SNR weights (Hang et al. 2023) on Eq. (1); --gamma 0 for none.
   * Depth and instances are read by a network that was trained on toybox, sketches are drawn by an edge detector, and smoothing keeps
     the sum of a palette at 1.
-Not here yet: the two upsamplers; the optional prior (papers/unclip.py is one); networks for depth and instances of photos (maps that
-lie beside the photos are read, see minidiff/photos.py).
+  * The upsamplers are those of papers/upsampler.py (--size 256), and the optional prior is that of papers/unclip.py (--prior).
+Not here: networks for depth and instances of photos (maps that lie beside the photos are read, see minidiff/photos.py).
 
 Cost    Training takes 2.5 GFLOP a sample in stage 1 and 2.7 in stage 2: on one core 19 samples per second of CPU time, in float32.
         Before that, decomposing takes a core 10 ms a picture and 12 KB on the disk. The weights are 2.5 MB.
 
 Run     python papers/composer.py                                     one row of pictures for each use, from the shipped weights
         python papers/composer.py compose --depth a.png --palette b.png --embedding c.png --caption "a red cat"
+        python papers/composer.py use style-transfer a.png b.png      one of the uses, on pictures of yours: see `use --help`
         python papers/composer.py decompose --images a.png b.png      what a picture is taken apart into
-        python papers/composer.py sample --caption "a red cat"
+        python papers/composer.py sample --caption "a red cat" --prior --size 256
         python papers/composer.py eval                                what each condition does, editing, captions: papers/tables/composer.py
         python papers/composer.py train embedding                     stage 1, on toybox; then `train all`, stage 2
         python papers/composer.py train all --images DIR              on photos with captions beside them: cat.jpg, cat.txt
@@ -71,6 +72,7 @@ from minidiff.color import COLORS, painted
 from minidiff.decomposer import Decomposer, agreement, of_store, with_hole
 from minidiff.pipeline import half_on_gpu
 from minidiff.precomputed import embeddings_of_pictures, latents_of_pictures
+from minidiff.prior import Prior, sample_embedding
 from minidiff.samplers import ddim_invert, noise, sample
 from minidiff.schedule import Schedule
 from minidiff.toybox.canvas import PART_ID
@@ -78,12 +80,14 @@ from minidiff.toybox.maps import PLANES
 from minidiff.toybox.store import kind_shares, prepare
 from minidiff.training import Run, count, main_process_first
 from minidiff.unet import UNet
+from minidiff.upsampler import cascade, upsample
 from minidiff.vae import VAE
 
 GLOBALS, LOCALS = ("caption", "embedding", "palette"), ("sketch", "instances", "depth", "intensity", "masking")
 NAMES = GLOBALS + LOCALS
 TOKENS = 4                                        # of the embedding, and of the palette: eight in all
-ALL, NONE, DROP = .1, .1, dict.fromkeys(NAMES, .5) | {"intensity": .7}
+ALL, DROP = .1, dict.fromkeys(NAMES, .5) | {"intensity": .7}
+RULES = {"paper": (ALL, .1, DROP), "each": (0, 0, DROP), "never": (0, 1, DROP)}      # shares that lose all, that lose none; the others' rates
 SCHEDULE = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False)
 
 
@@ -227,17 +231,21 @@ def min_snr_weight(alpha_bar, gamma):
     return (snr.clamp(max=gamma) / snr) if gamma else torch.ones_like(snr)
 
 
-def drawn_subset(n, generator=None, device=None):
-    """{name: bool (n,)}: which conditions each picture keeps. All go with 0.1, all stay with 0.1, else each goes by itself."""
+def drawn_subset(n, generator=None, device=None, rule="paper"):
+    """{name: bool (n,)}: which conditions each picture keeps. All go with 0.1, all stay with 0.1, else each goes by itself.
+
+    rule: for the ablation, "each" has only the last of the three, and with "never" nothing goes.
+    """
+    all_go, all_stay, rates = RULES[rule]
     u = torch.rand(n, generator=generator, device=device)
-    rates = torch.tensor([DROP[name] for name in NAMES], device=device)
+    rates = torch.tensor([rates[name] for name in NAMES], device=device)
     stays = torch.rand(n, len(NAMES), generator=generator, device=device) >= rates
-    stays = (stays | (u < ALL + NONE)[:, None]) & (u >= ALL)[:, None]
+    stays = (stays | (u < all_go + all_stay)[:, None]) & (u >= all_go)[:, None]
     return dict(zip(NAMES, stays.unbind(1)))
 
 
 def train(args):
-    """One of the two stages; writes args.out/composer_1 or args.out/composer."""
+    """One of the two stages; writes args.out/composer_1 or, in stage 2, args.out/composer (another name: args.part)."""
     if args.steps is None and args.minutes is None:
         args.minutes = 60.0
     torch.manual_seed(args.seed)
@@ -250,7 +258,7 @@ def train(args):
         for part in composer.of_stage_1():
             part.requires_grad_(True)
     composer.to(args.device, memory_format=torch.channels_last)
-    folder = args.out / ("composer_1" if is_first else "composer")
+    folder = args.out / ("composer_1" if is_first else args.part)
     run = Run(folder, {"composer": composer}, lr=args.lr, steps=args.steps, minutes=args.minutes, batch=args.batch * args.accumulate,
               ema=args.ema, seed=args.seed, fresh=args.fresh, name=f"composer, {args.stage} {count(composer):.1f}M")
     alpha_bar = schedule.alpha_bar.to(run.device)
@@ -261,7 +269,7 @@ def train(args):
         z = latents(index).to(run.device, memory_format=torch.channels_last)
         eps = torch.randn(z.shape, generator=generator, device=run.device)
         c, has = conditions(index, generator)                                   # not every photo has a caption, or maps
-        keep = {k: v & has.get(k, True) for k, v in drawn_subset(args.batch, generator, run.device).items()}
+        keep = {k: v & has.get(k, True) for k, v in drawn_subset(args.batch, generator, run.device, args.rule).items()}
         if is_first:
             keep = {"embedding": torch.rand(args.batch, generator=generator, device=run.device) >= ALL}
         with devices.autocast(run.device):
@@ -318,7 +326,12 @@ def bring(part, out):
 
 
 def start_from(composer, args):
-    """Fill the new composer: stage 2 begins with what stage 1 learned, and both with what another model did if there is --init."""
+    """Fill the new composer: stage 2 begins with what stage 1 learned, and both with what another model did if there is --init.
+
+    With --init unet, both begin with the text-to-image UNet, and what is new is new.
+    """
+    if args.init == "unet":
+        return
     place = find(args.init) / "composer" if args.init else args.out / "composer_1"
     if args.init or args.stage == "all":
         if not place.is_dir():
@@ -339,12 +352,12 @@ def guided(e_1, e_2, w):
 class Model:
     """Composer with the frozen networks around it: decompose pictures, draw from conditions, invert."""
 
-    def __init__(self, path, device, steps=30, w=3.0):
-        folder = find(path)
-        if not (folder / "composer").is_dir():
+    def __init__(self, path, device, steps=30, w=3.0, part="composer"):
+        self.folder = folder = find(path)
+        if not (folder / part).is_dir():
             raise ValueError(f"{path} has no composer yet; train one (`train embedding`, then `train all`), and give its --out as --model")
-        self.composer = Composer.from_pretrained(folder / "composer", device, torch.float32)
-        self.schedule = Schedule.from_pretrained(folder / "composer")
+        self.composer = Composer.from_pretrained(folder / part, device, torch.float32)
+        self.schedule = Schedule.from_pretrained(folder / part)
         self.vae = VAE.from_pretrained(folder / "vae", device, torch.float32)
         self.decomposer = Decomposer(folder, device)
         self.device, self.steps, self.w = device, steps, w
@@ -403,7 +416,32 @@ class Model:
         return ddim_invert(self.predictor(c_1, {}, 1.0, z), self.schedule, z, self.steps, iterations=2)
 
 
+    @torch.no_grad()
+    def imagine(self, captions, seed=0, steps=25, guidance=2.0):
+        """{"embedding"} of captions: CLIP embeddings of pictures that they may describe, drawn by the prior of papers/unclip.py."""
+        if not (self.folder / "prior").is_dir():
+            raise ValueError(f"{self.folder} has no prior; `python papers/unclip.py train prior --out FOLDER` trains one")
+        prior, schedule = Prior.from_pretrained(self.folder / "prior", self.device, torch.float32), Schedule.from_pretrained(self.folder / "prior")
+        d = self.decomposer
+        ids = d.tokenizer([*captions, ""]).to(self.device)
+        hidden, pooled = d.clip.text(ids)
+        text = (pooled, hidden, d.clip.text.counts(ids))
+        return {"embedding": sample_embedding(prior, schedule, [v[:-1] for v in text], [v[-1:] for v in text], steps, guidance, seed)}
+
+
 # ------------------------------------------------------------------------------------------------ uses
+
+def text_to_image(m, captions, n=3, seed=0, prior=False):
+    """Pictures of captions; with the prior, also told an embedding for each picture that it draws for its caption."""
+    captions, seeds = [c for c in captions for _ in range(n)], seeds_of(captions, n, seed)
+    c = m.decomposer.caption(captions) | (m.imagine(captions, seeds) if prior else {})
+    return m.draw(c, seed=seeds)
+
+
+def seeds_of(rows, n, seed):
+    """The same n seeds for each row."""
+    return [seed + i for _ in rows for i in range(n)]
+
 
 def variations(m, x, names=("embedding",), n=3, seed=0):
     """Other pictures with some of the representations of x; more names, nearer to it."""
@@ -484,7 +522,7 @@ def demo(args):
     mixed = only(m.decompose(a), "depth", "sketch") | only(m.decompose(land), "palette") | only(m.decompose(b), "embedding")
     caption, s = ["a red cat in a garden"], args.seed
     rows = {
-        "text to image: " + caption[0]: ([], m.draw(m.decomposer.caption(caption), n=3, seed=s)),
+        "text to image: " + caption[0]: ([], text_to_image(m, caption, seed=s)),
         "variation (embedding)": ([a], variations(m, a, seed=s)),
         "variation (all but masking)": ([a], variations(m, a, NAMES[1:-1], seed=s)),
         "interpolation": ([a, b], interpolation(m, a, b, [.25, .5, .75], seed=s)),
@@ -522,19 +560,56 @@ def compose(args):
                 raise ValueError(f"no {name} of {path}: expected {path.with_suffix(f'.{name}.png')}, as this model was trained on photos")
             c |= part
     c |= m.decomposer.caption([args.caption]) if args.caption else {}
+    if args.prior and (args.caption is None or args.embedding):
+        raise ValueError("--prior draws the embedding of the --caption; give one, and no --embedding")
+    c = each(c, lambda v: v.repeat_interleave(args.n, dim=0))
+    c |= m.imagine([args.caption] * args.n, args.seed) if args.prior else {}
     absent = [name for name in args.both if not only(c, name)]
     if absent:
         raise ValueError(f"--both {' '.join(absent)}: there is no such condition; give its picture too, or the caption")
     if not c:
         raise ValueError(f"nothing to compose from; give --caption or a picture for one of {', '.join(NAMES[1:])}")
-    images.save_samples(args.out, m.draw(c, only(c, *args.both), n=args.n, seed=args.seed), [args.caption or ", ".join(c)])
-    print(f"samples.png and samples.safetensors: {args.out}")
+    finish(m, args, m.draw(c, only(c, *args.both), seed=args.seed), [args.caption or ", ".join(c)])
 
 
 def sample_captions(args):
     m = load(args)
-    seeds = [args.seed + i for _ in args.caption for i in range(args.n)]         # the same for each caption
-    images.save_samples(args.out, m.draw(m.decomposer.caption(args.caption), n=args.n, seed=seeds), args.caption)
+    finish(m, args, text_to_image(m, args.caption, args.n, args.seed, args.prior), args.caption)
+
+
+# name: (how many pictures it takes, what is drawn from them). Text to image is `sample`, any other combination `compose`.
+USES = {
+    "variation": (1, lambda m, a, x: variations(m, x, a.names or ("embedding",), a.n, a.seed)),
+    "interpolation": (2, lambda m, a, x, y: interpolation(m, x, y, torch.linspace(0, 1, a.n).tolist(), a.names or (), a.seed)),
+    "reconfiguration": (2, lambda m, a, x, y: reconfiguration(m, x, only(m.decompose(y), *(a.names or ("palette",))))),
+    "region-edit": (1, lambda m, a, x: region_edit(m, x, with_hole(x, *a.hole), m.decomposer.caption([said(a)]), a.n, a.seed)),
+    "colorization": (2, lambda m, a, x, y: colorization(m, x, y, a.seed, a.n)),
+    "style-transfer": (2, lambda m, a, x, y: style_transfer(m, x, y, a.names or ("sketch", "depth", "instances"), a.seed, a.n)),
+    "translation": (1, lambda m, a, x: translation(m, x, said(a))),
+    "pose-transfer": (2, lambda m, a, x, y: pose_transfer(m, x, y)),
+    "try-on": (2, lambda m, a, x, y: try_on(m, x, with_hole(x, *a.hole), y, a.n, a.seed))}
+
+
+def said(args):
+    if args.caption is None:
+        raise ValueError(f"{args.name} needs a --caption")
+    return args.caption
+
+
+def use(args):
+    """One of the uses, on pictures of yours: samples.png and samples.safetensors."""
+    wanted, draw = USES[args.name]
+    if len(args.pictures) != wanted:
+        raise ValueError(f"{args.name} takes {wanted} picture{'s' * (wanted > 1)}, got {len(args.pictures)}")
+    m = load(args)
+    finish(m, args, draw(m, args, *(images.load(path, m.size)[None] for path in args.pictures)), [args.name])
+
+
+def finish(m, args, pictures, rows):
+    """Writes pictures, made larger if args.size asks for it."""
+    if args.size is not None:
+        pictures = upsample(cascade(m.folder, m.size, args.size, m.device), pictures, args.seed)
+    images.save_samples(args.out, pictures, rows)
     print(f"samples.png and samples.safetensors: {args.out}")
 
 
@@ -557,9 +632,10 @@ def evaluate(args):
     tables.run(args)
 
 
-VERBS = {"demo": demo, "train": train, "compose": compose, "sample": sample_captions, "decompose": decompose, "eval": evaluate}
-LIMITS = {"batch": (1, math.inf), "accumulate": (1, 1000), "rank": (0, math.inf), "pictures": (1, math.inf), "repeats": (1, math.inf), "size": (8, math.inf), "seed": (0, math.inf), "ema": (0, 1),
-          "gamma": (0, math.inf), "n": (1, math.inf), "sampling": (1, 1000)}
+VERBS = {"demo": demo, "train": train, "compose": compose, "sample": sample_captions, "use": use, "decompose": decompose, "eval": evaluate}
+LIMITS = {"batch": (1, math.inf), "accumulate": (1, 1000), "rank": (0, math.inf), "pictures": (1, math.inf), "repeats": (1, math.inf),
+          "size": (8, math.inf), "seed": (0, math.inf), "ema": (0, 1), "gamma": (0, math.inf), "n": (1, math.inf), "sampling": (1, 1000),
+          "drawn": (1, math.inf)}
 
 
 def arguments(argv=None):
@@ -567,7 +643,8 @@ def arguments(argv=None):
     verbs = parser.add_subparsers(dest="verb")
     add = lambda name, help: verbs.add_parser(name, help=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     demo, train, compose = add("demo", "the demonstration; also without a verb"), add("train", "train"), add("compose", "mix conditions")
-    draw, apart = add("sample", "pictures of captions"), add("decompose", "show the representations of pictures")
+    draw, apply = add("sample", "pictures of captions"), add("use", "one of the uses, on pictures of yours")
+    apart = add("decompose", "show the representations of pictures")
     test = add("eval", "tables: see papers/tables/composer.py")
     train.add_argument("stage", choices=("embedding", "all"), help="stage 1, told the image embedding only; stage 2, told all")
     train.add_argument("--out", type=Path, default=Path("outputs/toybox"),
@@ -584,29 +661,45 @@ def arguments(argv=None):
     train.add_argument("--gamma", type=float, default=5.0, help="Min-SNR gamma; 0: no weights, Eq. (1)")
     train.add_argument("--pictures", type=int, default=100_000, help="toybox pictures drawn ahead")
     train.add_argument("--kinds", type=kind_shares, default=None, metavar="KIND=SHARE,...", help="how often each kind of them is drawn")
-    train.add_argument("--init", default=None, help="begin with the composer of this model, toybox or a folder")
+    train.add_argument("--init", default=None, help="begin with the composer of this model, toybox or a folder; unet: with none")
+    train.add_argument("--rule", default="paper", choices=RULES, help="how stage 2 drops conditions; the others are for comparison")
+    train.add_argument("--part", default="composer", help="name of the folder in --out that stage 2 writes")
     train.add_argument("--fresh", action="store_true", help="start again although there is a checkpoint")
     for name in NAMES[1:]:
         compose.add_argument(f"--{name}", type=Path, metavar="PICTURE", help=f"take the {name} of this picture")
-    compose.add_argument("--hole", type=float, nargs=4, default=(.25, .25, .75, .75), metavar=("TOP", "LEFT", "BOTTOM", "RIGHT"),
-                         help="what --masking leaves out, as shares of the side")
+    apply.add_argument("name", choices=USES, help="which")
+    apply.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE", help="one or two; the second says how the first is to change")
+    apply.add_argument("--names", nargs="+", default=None, choices=NAMES, metavar="NAME",
+                       help="representations: what a variation keeps, what a reconfiguration takes from the second picture, ...")
+    for verb, what in ((compose, "what --masking leaves out"), (apply, "what a region edit and a try-on draw anew")):
+        verb.add_argument("--hole", type=float, nargs=4, default=(.25, .25, .75, .75), metavar=("TOP", "LEFT", "BOTTOM", "RIGHT"),
+                          help=f"{what}, as shares of the side")
     compose.add_argument("--both", nargs="+", default=[], choices=NAMES, metavar="NAME",
                          help="conditions that are also in c_1, so that w does not emphasise them")
-    compose.add_argument("--caption", default=None, help="a text")
+    for verb in (compose, apply):
+        verb.add_argument("--caption", default=None, help="a text")
+    for verb in (compose, draw):
+        verb.add_argument("--prior", action="store_true", help="also tell an embedding that the prior draws for the caption")
     draw.add_argument("--caption", nargs="+", required=True, help="one or more texts")
     apart.add_argument("--images", nargs="+", type=Path, help="pictures; without, fresh ones of toybox")
-    test.add_argument("--table", default="all", help="all, or one of reconstruction, swap, three, guidance, region, edit, text")
+    test.add_argument("--table", default="all", help="one of reconstruction, swap, three, guidance, region, edit, text, drop; all: all but drop")
     test.add_argument("--pictures", type=int, default=64, help="for each seed; the table `text` has four times as many")
     test.add_argument("--repeats", type=int, default=3, help="seeds")
-    for verb in (demo, compose, draw, apart, test):
+    test.add_argument("--minutes", type=float, default=None, help="of each of the trainings of the table drop")
+    test.add_argument("--steps", type=int, default=None, help="of each of them; the same work for all, however busy the machine is")
+    test.add_argument("--init", default="unet", help="what the trainings begin with: unet, or a model with a composer")
+    test.add_argument("--drawn", type=int, default=20_000, help="pictures drawn ahead for the trainings")
+    test.add_argument("--batch", type=int, default=32, help="samples at a time in the trainings")
+    for verb in (demo, compose, draw, apply, apart, test):
         verb.add_argument("--model", default="toybox", help="toybox, or a folder that `train` has written")
         verb.add_argument("--out", type=Path, default=Path("outputs/composer"), help="where the results go")
-    for verb in (demo, compose, draw, test):
+    for verb in (demo, compose, draw, apply, test):
         verb.add_argument("--sampling", type=int, default=25, help="DDIM steps of a picture (paper: 50)")
         verb.add_argument("--w", type=float, default=3.0, help="guidance, w in Eq. (3) (paper: 3)")
-    for verb in (compose, draw):
+    for verb in (compose, draw, apply):
         verb.add_argument("--n", type=int, default=4, help="pictures of each")
-    for verb in (demo, train, compose, draw, apart, test):
+        verb.add_argument("--size", type=int, default=None, help="pixels, by the upsamplers beside the composer: 128 or 256")
+    for verb in (demo, train, compose, draw, apply, apart, test):
         verb.add_argument("--seed", type=int, default=1, help="of all randomness")
         verb.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU if there is one")
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -618,7 +711,7 @@ def main(argv=None):
     try:
         for name, (low, high) in LIMITS.items():
             value = getattr(args, name, None)
-            if value is not None and not low <= value <= high:
+            if isinstance(value, (int, float)) and not low <= value <= high:
                 raise ValueError(f"--{name} is {value}, expected a number between {low} and {high}")
         args.device = devices.pick(args.device)
         VERBS[args.verb](args)

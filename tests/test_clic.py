@@ -2,6 +2,7 @@
 import argparse
 import copy
 import json
+from pathlib import Path
 
 import clic as paper
 import pytest
@@ -431,6 +432,7 @@ def test_tables_are_means_over_seeds_of_other_ornaments_and_stay_together(tmp_pa
     monkeypatch.setattr(tables, "learned", lambda args, name: asked.append((args.seed, args.ornament, args.roi, name)) or (None,) * 4)
     monkeypatch.setattr(tables, "put", lambda pipe, args: {"score_same": args.eta + args.seed, "psnr_outside_same": 30.0})
     monkeypatch.setattr(tables, "looks", lambda *given: .5)
+    monkeypatch.setattr(tables, "on_whole_objects", lambda *given: .5)
     use = ["eval", *FAST, "--repeats", "2", "--out", tmp_path, "--table"]
     assert "eta 0.2" in run(capsys, *use, "guidance") and asked == [(10, "heart", .5, "full"), (11, "bolt", .5, "full")]
     run(capsys, *use, "ablation")
@@ -438,6 +440,98 @@ def test_tables_are_means_over_seeds_of_other_ornaments_and_stay_together(tmp_pa
     made = json.loads((tmp_path / "table.json").read_text())
     assert set(made) == {"guidance", "ablation"} and made["guidance"]["rows"][0] == {"": "eta 0", "score_same": "10.50 ± 0.71", "psnr_outside_same": "30.0 ± 0.0"}
     assert "Strength of guidance, 2 seeds" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize("member", ["mug", "pot"])
+def test_where_an_ornament_belongs_on_a_new_object_is_found_and_what_lies_elsewhere_is_out_of_place(member):
+    drawn = paper.ornaments.carriers(member, 6, 3, "heart")
+    boxes, true = tables.boxes_on(drawn.images, member, "heart"), paper.ornaments.around(paper.ornaments.part_masks(drawn, "ornament"))
+    assert float(paper.overlap(boxes, true).mean()) > .6
+    assert float(tables.in_place(drawn.images, boxes).mean()) > .9 and torch.equal(tables.in_place(drawn.images, true), torch.ones(6))
+    plain = paper.ornaments.carriers(member, 6, 3).images
+    assert float(tables.in_place(plain, boxes).abs().sum()) == 0                               # there is none
+    plain[..., :10, :10] = torch.tensor(paper.ornaments.CYAN).reshape(3, 1, 1)
+    assert float(tables.in_place(plain, boxes).sum()) == 0
+    both = torch.where(torch.arange(64) < 10, plain, drawn.images)
+    assert bool((tables.in_place(both, boxes) < .95).all())
+
+
+def test_four_is_best_equal_ones_share_a_rank_and_tenths_of_a_decibel_do_not_count():
+    of = lambda score, psnr, kept: {"score": torch.tensor(score), "psnr": torch.tensor(psnr), "kept": torch.tensor(kept)}
+    best, middle, same, worst = tables.ranked([of([.9, .2], [30.1, 30.0], [1.0, 1.0]), of([.5, .1], [29.9, 20.0], [1.0, 0.0]),
+                                               of([.501, .1], [30.0, 20.0], [1.0, 0.0]), of([.1, .0], [12.0, 10.0], [0.0, 0.0])])
+    assert best["quality"] == 4 and middle["quality"] == same["quality"] == 2.5 and worst["quality"] == 1
+    first, second = ((3 + 3) / 2, (4 + 4) / 2), ((3 + 3) / 2, (2.5 + 2) / 2)
+    assert best["preservation"] == sum(first) / 2 and middle["preservation"] == sum(second) / 2 and worst["preservation"] == ((1 + 1) / 2 + (1 + 2) / 2) / 2
+    assert best["rank"] == (4 + 3.5) / 2 and best["score"] == pytest.approx(.55) and worst["psnr"] == 11
+
+
+def test_the_rank_table_gives_every_method_the_same_pictures_and_keeps_what_was_made(tmp_path, capsys, monkeypatch):
+    asked, targets = [], {}
+
+    def moved_by(method, args, given):
+        asked.append((method, args.seed, args.ornament))
+        assert targets.setdefault(args.seed, given) is given
+        with_it = torch.cat([paper.ornaments.carriers(m, 2, 20 + args.seed, args.ornament).images for m in paper.ornaments.MEMBERS])
+        return {"CLiC": with_it, "RealFill": torch.zeros_like(with_it)}.get(method, given.images)
+    monkeypatch.setattr(tables, "moved_by", moved_by)
+    run(capsys, "eval", *FAST, "--repeats", "2", "--out", tmp_path, "--table", "rank")
+    assert {seed for _, seed, _ in asked} == {10, 11} and len(asked) == 8 and (tmp_path / "rank" / "11.png").is_file()
+    rows = {row[""]: row for row in json.loads((tmp_path / "table.json").read_text())["rank"]["rows"]}
+    assert list(rows) == ["Custom Diffusion", "Break-A-Scene", "RealFill", "CLiC"] and rows["CLiC"]["recognised"].startswith("1.00")
+    assert rows["CLiC"]["quality"].startswith("4.00") and rows["RealFill"]["rank"] < rows["Break-A-Scene"]["rank"] < rows["CLiC"]["rank"]
+
+
+def test_other_papers_learn_from_the_same_source_by_their_own_files_once(tmp_path, monkeypatch, capsys):
+    calls, targets = [], paper.ornaments.targets("bolt", 31, n=1)
+
+    def script(file, *arguments):
+        calls.append([file, *map(str, arguments)])
+        out = Path(arguments[arguments.index("--out") + 1])
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "done").write_text("")
+    monkeypatch.setattr(tables, "script", script)
+    args = options("--ornament", "bolt", "--seed", "11", out=tmp_path)
+    for method in ("Custom Diffusion", "Break-A-Scene", "RealFill") * 2:
+        assert (tables.by_its_own_file(method, args, targets) / "done").is_file()
+    assert [c[0] for c in calls] == ["custom_diffusion.py", "break_a_scene.py", "realfill.py", "realfill.py"] and all(c[c.index("--seed") + 1] == "11" for c in calls)
+    picture, mask, _ = paper.given(fresh(), args)
+    at = lambda call, option: call[call.index(option) + 1]
+    for call in calls[1:2]:
+        assert_close(images.load(at(call, "--image"))[None], picture, atol=.003, rtol=0)
+        assert torch.equal(images.load(at(call, "--mask"))[None, :1], mask)
+    assert at(calls[0], "--images") == at(calls[2], "--references") and len(images.files(at(calls[0], "--images"))) == 1
+    assert at(calls[3], "--learned") == at(calls[2], "--out") and "--target" not in calls[2]
+    first = calls[3].index("--target") + 1
+    assert_close(torch.stack([images.load(p) for p in calls[3][first:first + 3]]), targets.images, atol=.003, rtol=0)
+
+
+def test_what_another_paper_learned_is_put_into_the_mask_by_its_own_words_without_guidance(taught, tmp_path, monkeypatch):
+    deltas.save(tmp_path, tiny_models.changed(taught), {})
+    monkeypatch.setattr(tables, "by_its_own_file", lambda *given: tmp_path)
+    asked = []
+    monkeypatch.setattr(paper, "transferred", lambda pipe, z, M, things, args: asked.append((paper.says(pipe, "source", things[0]), args.eta, "<new1>" in pipe.tokenizer.added)))
+    targets = paper.ornaments.targets("heart", 30, n=1)
+    for method in ("Custom Diffusion", "Break-A-Scene"):
+        tables.moved_by(method, options(), targets)
+    thing = targets.things[0]
+    assert asked == [(f"a photo of a <new1> {thing}", 0.0, True), (f"a {thing} with a <new1>", 0.0, True)]
+    assert paper.says(taught, "source", "mug") == "a mug with <new1>"
+
+
+def test_new_objects_are_looked_at_with_and_without_their_context(tmp_path, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(tables, "taken", lambda args, name: asked.append((name, args.con)) or (None,) * 5)
+
+    def generate(pipe, W_0, member, seeds, args):
+        asked.append((member, list(seeds), args.plain, paper.TOYBOX_SAYS["new"]))
+        return paper.ornaments.carriers(member, len(seeds), 60, args.ornament if args.con else None).images
+    monkeypatch.setattr(paper, "generate", generate)
+    run(capsys, "eval", *FAST, "--repeats", "1", "--n", "2", "--out", tmp_path, "--table", "generation")
+    rows = json.loads((tmp_path / "table.json").read_text())["generation"]["rows"]
+    assert [r[""] for r in rows] == ["CLiC", "one stage", "no l_con"] and float(rows[0]["same"]) > .9 and float(rows[2]["other"]) == 0
+    assert asked[0] == ("full", 1.0) and asked[1] == ("mug", [10, 11], 1, "a photo of a {object} with {word} on a gray background")
+    assert [a for a in asked if len(a) == 2] == [("full", 1.0), ("full", 1.0), ("no_l_con", 0.0)] and {a[2] for a in asked if len(a) == 4} == {0, 1}
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -15,12 +15,13 @@ from minidiff.checkpoints import load_strict, read_folder, read_tensors, save_fo
 from minidiff.clip import CLIP, CLIPText
 from minidiff.decomposer import Decomposer, agreement, of_store, with_hole
 from minidiff.precomputed import embeddings_of_pictures, latents_of_pictures
+from minidiff.prior import Prior
 from minidiff.schedule import Schedule
 from minidiff.tokenizer import Tokenizer
 from minidiff.toybox import maps
 from minidiff.toybox.store import prepare
 from minidiff.training import Run
-from minidiff.unet import UNet
+from minidiff.unet import UNet, zero_residuals
 from minidiff.vae import VAE
 
 N = 24                                            # pictures in the store
@@ -371,6 +372,13 @@ def test_the_drop_rule_has_the_published_rates():
     assert abs(float(torch.corrcoef(torch.stack([a, b]))[0, 1])) < .03         # each by itself
 
 
+def test_the_rules_of_the_ablation_leave_out_parts_of_the_published_one():
+    each, never = (torch.stack([*paper.drawn_subset(40_000, rng(), rule=rule).values()], dim=1) for rule in ("each", "never"))
+    assert never.all() and float((~each).all(dim=1).float().mean()) == pytest.approx(.5 ** 7 * .7, abs=.003)
+    assert float(each.all(dim=1).float().mean()) == pytest.approx(.5 ** 7 * .3, abs=.003)
+    assert_close(each.float().mean(dim=0), torch.tensor([.3 if name == "intensity" else .5 for name in paper.NAMES]), atol=.01, rtol=0)
+
+
 # training --------------------------------------------------------------------------------------------------------
 
 def test_the_loss_is_the_slow_loop_and_min_snr_bounds_the_weight():
@@ -564,6 +572,66 @@ def test_each_use_tells_its_conditions_each_from_its_picture(m, pictures, use, o
     assert all(torch.equal(told[-1][k][:1], c_x[k]) for k in own) and all(torch.equal(told[-1][k][:1], c_y[k]) for k in other)
 
 
+@pytest.fixture
+def whole(model, tmp_path):
+    """The model with a prior and an upsampler, small ones with random weights."""
+    for part in ("composer", "vae", "unet", "text_encoder", "tokenizer", "maps"):
+        (tmp_path / part).symlink_to((model / part).resolve())
+    torch.manual_seed(0)
+    tokenizer = Tokenizer.from_pretrained(model / "clip")
+    text = dict(TEXT, hidden_size=12, vocab_size=len(tokenizer), bos_token_id=tokenizer.bos, eos_token_id=tokenizer.eos)      # as wide as embeddings
+    clip = CLIP(dict(projection_dim=12, text_config=text, vision_config=VISION)).init_weights()
+    save_folder(clip, clip.config, tmp_path / "clip", "model.safetensors", torch.float32)
+    tokenizer.save(tmp_path / "clip")
+    prior = random_weights(Prior(num_attention_heads=2, attention_head_dim=4, num_layers=1, embedding_dim=12, num_embeddings=32))
+    save_folder(prior, prior.config, tmp_path / "prior", dtype=torch.float32)
+    Schedule.from_config(dict(_class_name="UnCLIPScheduler", prediction_type="sample", clip_sample_range=5.0)).save_pretrained(tmp_path / "prior")
+    unet = zero_residuals(UNet(**TINY | dict(in_channels=25, out_channels=12, cross_attention_dim=None, down_block_types=["DownBlock2D"] * 2,
+                                             up_block_types=["UpBlock2D"] * 2)))
+    save_folder(unet, unet.config | dict(low=64, high=128, std=.1, noise=.2), tmp_path / "upsampler_128", dtype=torch.float32)
+    Schedule(prediction_type="sample").save_pretrained(tmp_path / "upsampler_128")
+    return tmp_path
+
+
+def test_the_prior_draws_an_embedding_for_each_picture_which_is_told_beside_the_caption(whole, monkeypatch):
+    m, told, predictor = paper.Model(whole, torch.device("cpu"), steps=1), [], paper.Model.predictor
+    monkeypatch.setattr(paper.Model, "predictor", lambda self, c_2, *more: told.append(c_2) or predictor(self, c_2, *more))
+    captions = ["a red cat", "a dog"]
+    plain, imagined = (paper.text_to_image(m, captions, n=2, seed=3, prior=prior) for prior in (False, True))
+    assert plain.shape == imagined.shape == (4, 3, 64, 64) and not torch.equal(plain, imagined)
+    assert set(told[0]) == {"sentence", "words"} and set(told[1]) == {"sentence", "words", "embedding"}
+    e = told[1]["embedding"]
+    assert e.shape == (4, 12) and (e[0] - e[1]).abs().max() > 1e-5 < (e[2] - e[3]).abs().max()              # another one each
+    assert_close(e[2:3], m.imagine(["a dog"], 3)["embedding"], atol=2e-6, rtol=0)
+    assert_close(paper.text_to_image(m, ["a dog"], n=1, seed=4), plain[3:], atol=1e-4, rtol=0)
+
+
+def test_pictures_are_made_larger_by_the_upsampler_beside_the_composer(whole, tmp_path):
+    how = ["sample", "--caption", "a red cat", "--n", "2", "--model", str(whole), "--sampling", "1", "--device", "cpu"]
+    for out, more in (("small", []), ("large", ["--size", "128"]), ("told", ["--prior"])):
+        paper.main([*how, "--out", str(tmp_path / out), *more])
+    small, large, told = (read_tensors(tmp_path / out / "samples.safetensors")["images"].float() / 255 for out in ("small", "large", "told"))
+    assert large.shape == (2, 3, 128, 128) and (torch.nn.functional.avg_pool2d(large, 2) - small).abs().mean() < .05
+    assert not torch.equal(told, small)
+    with pytest.raises(SystemExit):
+        paper.main([*how, "--size", "256", "--out", str(tmp_path / "none")])
+
+
+@pytest.mark.parametrize("name, more, n", [
+    ("variation", ["--names", "palette", "depth"], 2), ("interpolation", [], 2), ("reconfiguration", ["--names", "depth"], 1), ("colorization", [], 2),
+    ("region-edit", ["--caption", "a red cat", "--hole", "0", "0", "1", ".5"], 2), ("style-transfer", [], 2), ("translation", ["--caption", "a sketch"], 1),
+    ("pose-transfer", [], 1), ("try-on", [], 2)])
+def test_each_use_can_be_had_from_the_command_line(model, pictures, tmp_path, name, more, n):
+    for i in range(paper.USES[name][0]):
+        images.save(tmp_path / f"{i}.png", pictures[i])
+    given = [str(tmp_path / f"{i}.png") for i in range(paper.USES[name][0])]
+    paper.main(["use", name, *given, *more, "--n", "2", "--model", str(model), "--sampling", "1", "--device", "cpu", "--out", str(tmp_path)])
+    drawn = read_tensors(tmp_path / "samples.safetensors")["images"]
+    assert drawn.shape == (n, 3, 64, 64) and (tmp_path / "samples.png").is_file()
+    if name == "region-edit":
+        assert_close(drawn[0, :, :, 32:].float() / 255, pictures[0][:, :, 32:], atol=.005, rtol=0)
+
+
 def test_agreement_is_perfect_with_the_picture_itself(m, pictures):
     c = m.decompose(pictures)
     same, other = (agreement(c, m.decompose(x)) for x in (pictures, pictures.roll(1, 0)))
@@ -608,7 +676,13 @@ def test_every_verb_writes_what_it_says(model, pictures, tmp_path, capsys):
     (["train", "embedding", "--out", "{base}", "--images", "/nowhere"], "no folder /nowhere"), (["compose", "--model", "{model}"], "nothing to compose from"),
     (["compose", "--model", "{model}", "--depth", "/nowhere.png"], "no picture at /nowhere.png"),
     (["compose", "--model", "{model}", "--masking", "{base}/x.png", "--hole", "0", "1", "1", "0"], "the hole is 0.0 1.0 1.0 0.0"),
-    (["compose", "--model", "{model}", "--caption", "a", "--both", "depth"], "--both depth: there is no such condition")])
+    (["compose", "--model", "{model}", "--caption", "a", "--both", "depth"], "--both depth: there is no such condition"),
+    (["compose", "--model", "{model}", "--depth", "{base}/x.png", "--prior"], "--prior draws the embedding of the --caption"),
+    (["sample", "--model", "{model}", "--caption", "a", "--prior"], "has no prior"), (["sample", "--model", "{model}", "--caption", "a", "--size", "128"],
+                                                                                 "no upsampler to 128 pixels"),
+    (["use", "translation", "{base}/x.png", "--model", "{model}"], "translation needs a --caption"), (["use", "flying", "a.png"], "invalid choice"),
+    (["use", "try-on", "{base}/x.png", "--model", "{model}"], "try-on takes 2 pictures, got 1"),
+    (["eval", "--model", "{model}", "--table", "drop"], "say how long")])
 def test_bad_input_is_one_sentence_and_status_2(base, model, tmp_path, argv, says, capsys):
     images.save(base / "x.png", torch.rand(3, 64, 64))
     argv = [a.format(base=base, model=model) for a in argv]
@@ -622,7 +696,7 @@ def test_bad_input_is_one_sentence_and_status_2(base, model, tmp_path, argv, say
 
 def test_every_table_runs_and_says_what_it_measured(model, tmp_path, monkeypatch):
     from tables import composer as tables
-    monkeypatch.setattr(tables, "TABLES", {k: v for k, v in tables.TABLES.items() if k != "text"})       # there is no whole model here
+    monkeypatch.setattr(tables, "TABLES", {k: v for k, v in tables.TABLES.items() if k not in ("text", "drop")})     # no whole model here
     how = ["--model", str(model), "--device", "cpu", "--sampling", "1", "--pictures", "3", "--out", str(tmp_path)]
     paper.main(["eval", *how, "--repeats", "1"])
     made = json.loads((tmp_path / "table.json").read_text())
@@ -633,6 +707,34 @@ def test_every_table_runs_and_says_what_it_measured(model, tmp_path, monkeypatch
     assert {row[""] for row in made["swap"]["rows"]} == {"embedding cosine", "palette distance", "sketch F1", "instances mIoU", "depth error"}
     with pytest.raises(SystemExit):
         paper.main(["eval", *how, "--table", "moon"])
+
+
+def test_every_drop_rule_trains_for_the_same_steps_and_once(base, model, tmp_path, monkeypatch):
+    from tables import composer as tables
+    (tmp_path / "drop").mkdir()
+    (tmp_path / "drop" / "store").symlink_to(base / "store")
+    rules, drawn_subset = [], paper.drawn_subset
+    monkeypatch.setattr(paper, "drawn_subset", lambda *given: rules.append(given[-1]) or drawn_subset(*given))
+    monkeypatch.setattr(paper, "RULES", {k: paper.RULES[k] for k in ("paper", "never")})                # for time's sake
+    how = ["eval", "--table", "drop", "--steps", "2", "--w", "1", "--model", str(model), "--device", "cpu", "--sampling", "1", "--pictures", "3", "--repeats", "1",
+           "--drawn", str(N), "--batch", "4", "--seed", "3", "--out", str(tmp_path)]
+    paper.main(how)
+    assert rules == ["paper"] * 2 + ["never"] * 2
+    rows = json.loads((tmp_path / "table.json").read_text())["drop"]["rows"]
+    assert {row[""] for row in rows} == {f"{rule}, {what}" for rule in paper.RULES for what in ("alone, w 1", "all together, w 1", "nothing")}
+    assert {"sketch F1", "depth error", "Frechet distance"} <= set(rows[-1])
+    monkeypatch.setattr(tables.Bench, "over_seeds", lambda self, of_seed: {"": {}})
+    paper.main(how)
+    assert len(rules) == 4                                                    # nothing is trained twice
+    weights = [read_folder(tmp_path / "drop" / f"composer_{rule}") for rule in paper.RULES]
+    assert any(not torch.equal(v, weights[1][k]) for k, v in weights[0].items())
+
+
+def test_the_tables_have_pictures_that_the_demonstration_has_not(model):
+    from tables import composer as tables
+    args = paper.arguments(["eval", "--model", str(model), "--repeats", "5", "--sampling", "1"])
+    args.device = torch.device("cpu")
+    assert paper.arguments([]).seed + 100 not in tables.Bench(args).seeds
 
 
 def test_what_the_tables_read_off_renders_is_right_of_them_and_wrong_of_others():

@@ -23,7 +23,8 @@ def after_options_of_torchrun(words):
     return words[words.index("torch.distributed.run") + 3:] if "torch.distributed.run" in words else words
 
 
-@pytest.mark.parametrize("stage", ["autoencoder", "unet", "clip", "stylegan", "prior", "decoder", "composer_1", "composer"])
+@pytest.mark.parametrize("stage", ["autoencoder", "unet", "clip", "stylegan", "prior", "decoder", "composer_1", "composer",
+                                   "upsampler_128", "upsampler_256"])
 @pytest.mark.parametrize("processes", [1, 4])
 def test_every_stage_is_a_command_of_a_paper(monkeypatch, tmp_path, stage, processes):
     script, *arguments = after_options_of_torchrun(recipe.command(stage, tmp_path, .5, processes))

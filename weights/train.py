@@ -32,6 +32,8 @@ STAGES = {
     "maps": (20, False, ["-m", "minidiff.toybox.maps"]),
     "composer_1": (20, True, ["papers/composer.py", "train", "embedding", *KINDS]),
     "composer": (100, True, ["papers/composer.py", "train", "all", *KINDS]),
+    "upsampler_128": (30, False, ["papers/upsampler.py", "train", "--to", "128", *KINDS]),
+    "upsampler_256": (30, False, ["papers/upsampler.py", "train", "--to", "256", *KINDS]),
 }
 
 

@@ -19,14 +19,16 @@ CHUNK = 500
 CAPTIONS = 3                                                    # wordings of each picture, to say different things about it
 
 
-def prepare(folder, n, seed=0, workers=None, correlated=True, kinds=None):
+def prepare(folder, n, seed=0, workers=None, correlated=True, kinds=None, size=64):
     """Draw `n` pictures of `seed` into `folder`, unless they are there already. Returns a Store.
 
     kinds: {kind: share}, how often each kind of picture is drawn; None: as in scenes.KINDS.
+    size: pixels of a side; the scenes of a seed are the same at every size.
 
-    images.npy (n, 3, 64, 64) uint8; captions.json: n lists of CAPTIONS strings; attributes.safetensors: the truth.
+    images.npy (n, 3, S, S) uint8; captions.json: n lists of CAPTIONS strings; attributes.safetensors: the truth.
     """
     folder, want = Path(folder), {"n": n, "seed": seed, "correlated": correlated} | ({"kinds": kinds} if kinds else {})
+    want |= {"size": size} if size != 64 else {}
     done = folder / "store.json"
     if not (done.is_file() and json.loads(done.read_text()) == want):
         folder.mkdir(parents=True, exist_ok=True)
@@ -34,7 +36,7 @@ def prepare(folder, n, seed=0, workers=None, correlated=True, kinds=None):
             stale.unlink(missing_ok=True)
         starts = range(0, n, CHUNK)
         with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
-            sizes, how = [min(CHUNK, n - s) for s in starts], [[x] * len(starts) for x in (seed, correlated, kinds)]
+            sizes, how = [min(CHUNK, n - s) for s in starts], [[x] * len(starts) for x in (seed, correlated, kinds, size)]
             chunks = pool.map(_chunk, starts, sizes, *how)
             chunks = list(tqdm(chunks, total=len(starts), desc="drawing", unit_scale=CHUNK, unit=" pictures"))
         _save_array(folder / "images.npy", np.concatenate([c[0] for c in chunks]))
@@ -52,13 +54,13 @@ def _save_array(path, array):
     write_atomically(path, write)
 
 
-def _chunk(start, n, seed, correlated, kinds):
+def _chunk(start, n, seed, correlated, kinds, size):
     """Pictures start .. start + n - 1 of `seed`: uint8 images, wordings, attributes."""
-    images, words, scenes = np.empty((n, 3, 64, 64), np.uint8), [], []
+    images, words, scenes = np.empty((n, 3, size, size), np.uint8), [], []
     for i in range(n):
         drawn, first = scene(seed, start + i, kinds, correlated)
         rng = np.random.default_rng((seed, start + i, 1))
-        images[i] = np.round(render(drawn).rgb.transpose(2, 0, 1) * 255)
+        images[i] = np.round(render(drawn, size).rgb.transpose(2, 0, 1) * 255)
         words.append([first] + [caption(drawn, rng) for _ in range(CAPTIONS - 1)])
         scenes.append(drawn)
     return images, words, {k: v.numpy() for k, v in attributes_of(scenes).items()}
@@ -87,7 +89,7 @@ class Store:
         return len(self.pixels)
 
     def images(self, index):
-        """The pictures at `index` (B,), float32 (B, 3, 64, 64) in [-1, 1]."""
+        """The pictures at `index` (B,), float32 (B, 3, S, S) in [-1, 1]."""
         return torch.from_numpy(self.pixels[index.numpy()]).float() / 127.5 - 1
 
     def save(self, path, array):
