@@ -283,7 +283,7 @@ def test_the_schedules_beside_the_weights_are_the_cosine_one_and_that_of_the_lat
     for t in (0, 100, 500, 900):
         assert float(prior.alpha_bar[t]) == pytest.approx(f((t + 1) / 1000) / f(0), rel=1e-3)
     assert (prior.prediction_type, prior.method, prior.clip_sample, prior.clip_sample_range) == ("sample", "unclip", True, 10.0)
-    assert decoder == Schedule()                                              # as in Stable Diffusion
+    assert decoder == Schedule(eta=1.0)                                       # as in Stable Diffusion, with fresh noise
 
 
 # sampling --------------------------------------------------------------------------------------------------------
