@@ -23,8 +23,8 @@ Where the paper and the authors' code differ, this file follows
     noise where it has been erased.
   * their code: for l_att each map is stretched to 0 .. 1 first; raw values are near 1 / L. The mask is brought to latents, not to maps.
   * both: alpha = .5 under the square is their .25 as a weight. Here both losses are weighted means, also over channels (theirs: 4 times).
-  * their code: t_start counts steps left out, and inside the mask sampling starts from the noised target, not from noise alone; the
-    known part gets fresh noise of the step's own level before each step.
+  * their code: t_start counts steps left out; the known part gets fresh noise of the step's own level before each step.
+  * the paper: inside the mask sampling starts from noise alone (their code: from the noised target, whose colour then shows through).
   * the paper: every step is blended, and the outside comes back exactly, but for the autoencoder. (Their last 4 of 50 are not: --free.)
   * the paper: guidance pulls the maps towards M_tg (--pull ones: towards 1 everywhere, as in their code), by the mean over layers.
   * neither: the gradient is divided by its root mean square; a raw one needs an eta that nobody gives. (Theirs: one step of a new Adam,
@@ -32,7 +32,8 @@ Where the paper and the authors' code differ, this file follows
   * the paper: for the region only its word is trained, which is not so in their code; and the maps are cut at 0.4, without erosion.
 Differs from both
   * On toybox the whole UNet is trained by default: its cross-attention is at 8x8 latents, too coarse for the outline of an ornament
-    (elsewhere --train crossattn, the paper's). Even so a transfer shows a patch of its colour more often than its outline. No weight decay.
+    (elsewhere --train crossattn, the paper's). No weight decay.
+  * The source is also moved about and zoomed (--shift, --zoom), or a small model learns the place along with the concept.
   * Learning rates are for toybox: 3e-4 for weights, 5e-3 for words (paper: 1e-5 for both), falling to 0 over the last half.
   * t_start is 3 of 25 here, below the paper's range: in latents of 16x16, more of the target survives the same noise.
   * On toybox, which cannot read "style" or "region", the prompts are "a mug with <new1>" and "a <region> of a mug".
@@ -117,13 +118,16 @@ def trainable(unet, what):
     return {name: p.requires_grad_(True) for name, p in unet.named_parameters() if any(part in name for part in TRAINED[what])}
 
 
-def views(pipe, pictures, masks, args, generator, n=32):
-    """n copies of the pictures, mirrored and of other brightness: latents, latents of the masked ones, masks (n, 1, h, w)."""
-    i = torch.arange(n) % len(pictures)
-    is_mirrored = (torch.rand(n, 1, 1, 1, generator=generator) < .5) & (not args.no_augmentation)
-    light = 1 + args.brightness * (2 * torch.rand(n, 1, 1, 1, generator=generator) - 1) * (not args.no_augmentation)
-    x, m = (torch.where(is_mirrored, y[i].flip(-1), y[i]) for y in (pictures, masks))
-    x = (x * light).clamp(0, 1)
+def views(pipe, pictures, masks, args, generator, n=128):
+    """n copies of the pictures, mirrored, moved, zoomed, and of other brightness: latents, those of the masked ones, masks (n, 1, h, w)."""
+    i, much = torch.arange(n) % len(pictures), 0 if args.no_augmentation else 1
+    between = lambda *shape: much * (2 * torch.rand(n, *shape, generator=generator) - 1)                # -1 to 1
+    mirror, scale = torch.where(between() > 0, -1, 1), torch.exp(args.zoom * between())
+    place = torch.zeros(n, 2, 3)
+    place[:, 0, 0], place[:, 1, 1], place[:, :, 2] = mirror * scale, scale, args.shift * between(2)
+    grid = F.affine_grid(place, (n, 3, *pictures.shape[-2:]), align_corners=False)
+    x, m = (F.grid_sample(y[i], grid, padding_mode="border", align_corners=False) for y in (pictures, masks))
+    x = (x * (1 + args.brightness * between(1, 1, 1))).clamp(0, 1)
     with torch.no_grad():
         z, z_roi = (torch.cat([pipe.encode(part) for part in y.split(8)]) for y in (x, .5 + m * (x - .5)))     # grey outside
     return z, z_roi, in_latents(pipe, m)
@@ -231,7 +235,7 @@ def transfer(pipe, z, M, things, args, seeds):
     draws = generators(seeds, len(z))
     known = lambda t: pipe.schedule.add_noise(z, noise(z.shape, draws, z.device), t) if t >= 0 else z
     steps, n = steps_of(pipe.schedule, args.sampling, "ddim"), args.sampling
-    x = known(steps[args.start][0]) if args.start < n else z                # nothing before t_start matters
+    x = blend(noise(z.shape, draws, z.device), known(steps[args.start][0]), M) if args.start < n else z
     for i, (t, t_prev) in list(enumerate(steps))[args.start:]:
         if not args.no_blending and i < n - args.free:
             x = blend(x, known(t), M)
@@ -315,13 +319,15 @@ def put(unet, weights):
 @torch.no_grad()
 def generate(pipe, W_0, thing, seeds, args):
     """New objects with the concept: first the untouched model, of weights W_0, and no word of the concept; then the one that knows it."""
+    seeds = generators(seeds, len(seeds))
     x_T = noise((len(seeds), pipe.unet.config["in_channels"], pipe.sample_size, pipe.sample_size), seeds, pipe.device)
     plain, with_concept, empty = pipe.encode_prompts([says(pipe, "plain", thing), says(pipe, "new", thing), ""])
     predict = lambda c: pipe.predictor(c.repeat(len(seeds)), empty, args.guidance)
+    draw = lambda c, x, **part: sample(predict(c), pipe.schedule, x, args.sampling, eta=pipe.schedule.eta, generator=seeds, **part)
     W = put(pipe.unet, W_0)
-    x = sample(predict(plain), pipe.schedule, x_T, args.sampling, stop=args.plain)
+    x = draw(plain, x_T, stop=args.plain)
     put(pipe.unet, W)
-    return pipe.decode(sample(predict(with_concept), pipe.schedule, x, args.sampling, start=args.plain))
+    return pipe.decode(draw(with_concept, x, start=args.plain))
 
 
 # ------------------------------------------------------------------------------------------------ pictures and masks
@@ -482,7 +488,7 @@ def arguments(argv=None):
     add("--sources", metavar="DIR", help="in place of both: pictures that share the concept; its masks are found")
     add("--object", default="mug", help="words for what the source shows, such as red mug")
     add("--ornament", default="heart", choices=ornaments.ORNAMENTS, help="without a source: the one on a mug of toybox")
-    add("--steps", type=int, default=200, help="optimiser steps (paper: 500)")
+    add("--steps", type=int, default=None, help="optimiser steps (default: 500, the paper's; of the demonstration 200)")
     add("--batch", type=int, default=4, help="noises in a step (code: 1)")
     add("--lr", type=float, default=3e-4, help="learning rate of the weights (paper: 1e-5; on toybox, with --train kv or crossattn: 1e-3)")
     add("--token-lr", type=float, default=5e-3, help="learning rate of the words (paper: 1e-5)")
@@ -490,12 +496,14 @@ def arguments(argv=None):
     for name, loss, paper in (("con", "l_con", "1"), ("att", "l_att", "0.5"), ("roi", "l_RoI", "0.5")):
         add(f"--{name}", type=float, default=float(paper), help=f"weight of {loss} (paper: {paper})")
     add("--brightness", type=float, default=.2, help="how far the brightness of the source varies (code: 0.5)")
-    add("--no-augmentation", action="store_true", help="the source as it is: not mirrored, not brighter or darker")
+    add("--shift", type=float, default=.3, help="how far the source is moved about, in half widths of the picture (paper: 0)")
+    add("--zoom", type=float, default=.2, help="by how much, as a logarithm, it gets larger or smaller (paper: 0)")
+    add("--no-augmentation", action="store_true", help="the source as it is: not mirrored, moved, zoomed, brighter or darker")
     add("--region-steps", type=int, default=60, help="steps of learning where a target's region is (paper: 500)")
     add("--sampling", type=int, default=25, help="DDIM steps of a picture, those left out included (paper: 50)")
-    add("--guidance", type=float, default=5.0, help="classifier-free guidance (code: 7.5)")
+    add("--guidance", type=float, default=2.0, help="classifier-free guidance (code: 7.5)")
     add("--start", type=int, default=3, help="t_start: steps of a transfer that are left out (paper: 5 to 15 of 50)")
-    add("--eta", type=float, default=.1, help="strength of the cross-attention guidance; 0: none (paper: not given)")
+    add("--eta", type=float, default=.06, help="strength of the cross-attention guidance; 0: none (paper: not given)")
     add("--pull", choices=("mask", "ones"), default="mask", help="where guidance pulls the maps (paper: mask; code: ones)")
     add("--no-blending", action="store_true", help="let the picture change outside the mask as well")
     add("--free", type=int, default=0, help="last steps without blending, which hide the seam and change what is outside (code: 4 of 50)")
@@ -521,12 +529,15 @@ def arguments(argv=None):
 
 def check(parser, args):
     """Refuse what cannot work, before anything is loaded."""
+    args.steps = (500 if args.verb else 200) if args.steps is None else args.steps
     for name in ("steps", "batch", "sampling", "region_steps", "n", "repeats"):
         if getattr(args, name, 1) < 1:
             parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected at least 1")
     for name in ("start", "free", "plain"):
         if not 0 <= getattr(args, name) <= args.sampling:
             parser.error(f"--{name} is {getattr(args, name)}, expected 0 to {args.sampling}, the steps of --sampling")
+    if not (0 <= args.shift <= 1 and 0 <= args.zoom <= 1):
+        parser.error(f"--shift {args.shift} --zoom {args.zoom}: expected 0 to 1 each")
     if min(args.lr, args.token_lr) <= 0 or not 0 <= args.brightness < 1:
         parser.error("--lr and --token-lr must be above 0, --brightness at least 0 and below 1")
     if not 0 <= args.eta <= 1:

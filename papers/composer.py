@@ -73,7 +73,7 @@ from minidiff.decomposer import Decomposer, agreement, of_store, with_hole
 from minidiff.pipeline import half_on_gpu
 from minidiff.precomputed import embeddings_of_pictures, latents_of_pictures
 from minidiff.prior import Prior, sample_embedding
-from minidiff.samplers import ddim_invert, noise, sample
+from minidiff.samplers import ddim_invert, generators, noise, sample
 from minidiff.schedule import Schedule
 from minidiff.toybox.canvas import PART_ID
 from minidiff.toybox.maps import PLANES
@@ -88,7 +88,7 @@ NAMES = GLOBALS + LOCALS
 TOKENS = 4                                        # of the embedding, and of the palette: eight in all
 ALL, DROP = .1, dict.fromkeys(NAMES, .5) | {"intensity": .7}
 RULES = {"paper": (ALL, .1, DROP), "each": (0, 0, DROP), "never": (0, 1, DROP)}      # shares that lose all, that lose none; the others' rates
-SCHEDULE = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False)
+SCHEDULE = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False, eta=1.0)
 
 
 # ------------------------------------------------------------------------------------------------ the model
@@ -403,18 +403,19 @@ class Model:
     def draw(self, c_2, c_1=None, n=1, w=None, seed=0, z_T=None):
         """n pictures of each row of c_2, with guidance away from c_1, by default nothing: (rows * n, 3, S, S), row by row.
 
-        seed: of the first picture, the others count on.   z_T: start from these latents, not from noise.
+        seed: of the first picture, the others count on; or one for each.   z_T: start from these latents, not from noise, and add none.
         """
         c_2, c_1 = (each(c, lambda v: v.repeat_interleave(n, dim=0)) for c in (c_2, c_1 or {}))
         rows = len(z_T) if z_T is not None else max([len(v) for v in c_2.values()], default=n)
-        z_T = self.noise(rows, seed) if z_T is None else z_T
-        return self.decode(sample(self.predictor(c_2, c_1, self.w if w is None else w, z_T), self.schedule, z_T, self.steps))
+        eta, draws = (self.schedule.eta, generators(seed, rows)) if z_T is None else (0.0, None)
+        z_T = self.noise(rows, draws) if z_T is None else z_T
+        predict = self.predictor(c_2, c_1, self.w if w is None else w, z_T)
+        return self.decode(sample(predict, self.schedule, z_T, self.steps, eta=eta, generator=draws))
 
     def invert(self, x, c_1):
         """The z_T from which c_1 leads to the pictures x, without guidance: the first half of bidirectional guidance."""
         z = self.encode(x)
         return ddim_invert(self.predictor(c_1, {}, 1.0, z), self.schedule, z, self.steps, iterations=2)
-
 
     @torch.no_grad()
     def imagine(self, captions, seed=0, steps=25, guidance=2.0):
@@ -451,12 +452,12 @@ def variations(m, x, names=("embedding",), n=3, seed=0):
 def interpolation(m, a, b, where, same=(), seed=0):
     """From picture a to picture b, (1, 3, S, S) each: embedding and palette in between, at each s of `where`, 0 to 1.
 
-    same: conditions that stay as in a. All start from the same noise.
+    same: conditions that stay as in a. All get the same noise.
     """
     c_a, c_b, s = m.decompose(a), m.decompose(b), torch.tensor(where).to(m.device)[:, None]
     c = each(only(c_a, *same), lambda v: v.expand(len(s), *v.shape[1:]))
     c |= {"embedding": slerp(c_a["embedding"], c_b["embedding"], s), "palette": torch.lerp(c_a["palette"], c_b["palette"], s)}
-    return m.draw(c, z_T=m.noise(1, seed).expand(len(s), -1, -1, -1))
+    return m.draw(c, seed=[seed] * len(s))
 
 
 def slerp(a, b, s):

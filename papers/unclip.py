@@ -16,13 +16,16 @@ From a caption first the CLIP embedding of a picture is drawn (the prior), then 
 Differs from the paper
   * As in Karlo and Kandinsky: embeddings are whitened by their mean and deviation in each dimension (paper: multiplied by 17.2), one
     sample is drawn (paper: the better of two by their product with z_t; `eval` has it as a column), and no caption is the empty one.
-  * The decoder sees the picture's embedding only, added to the time and as 8 tokens; Kandinsky 2.2 has 32 (paper: 4 tokens beside those
+  * The decoder sees the picture's embedding only, added to the time and as 24 tokens; Kandinsky 2.2 has 32 (paper: 4 tokens beside those
     of the caption). It works on latents (paper: on 64 pixels), with Min-SNR weights (Hang et al. 2023). No embedding is that of mean
     grey (paper: zeros). No upsamplers.
   * The decoder is the text-to-image UNet beside it, in which only what reads the embedding is learned: its projections, and keys and
     values (paper: all, from nothing). decoder/ holds these, and the rest is read from unet/.
+  * Before the decoder is trained, its cross-attentions learn to answer to an embedding as they answer to words for all that is in the
+    picture (`distil`): nothing is trained through the UNet then. In a trial 11 minutes of it named 0.64 of objects right, an hour of
+    training without it 0.57. It takes captions that say everything, which toybox can write.
   * Variations start from fresh noise (paper: from the inverted picture, with eta > 0).
-  * 0.9 M parameters, and 0.3 M of the decoder's 6.4 M (paper: 1 B and 3.5 B).
+  * 0.9 M parameters, and 0.6 M of the decoder's 6.6 M (paper: 1 B and 3.5 B).
 
 Cost    Training takes 0.13 (prior) and 2.0 (decoder) GFLOP a sample: on one core, shared and without bfloat16 units, 260 samples/s
         of the prior and 30 of the decoder. What CLIP reads in captions takes 8 KB a picture on the disk.
@@ -45,7 +48,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
+from tqdm import tqdm
 
+import minidiff
 from minidiff import devices, toybox
 from minidiff.checkpoints import find, load_strict, read_config, read_folder, save_folder, write_atomically, write_json
 from minidiff.clip import CLIP
@@ -55,16 +60,17 @@ from minidiff.precomputed import captions_as_read, device_of, embed_pictures, em
 from minidiff.prior import Prior
 from minidiff.schedule import Schedule
 from minidiff.tokenizer import Tokenizer
+from minidiff.toybox.captions import full_caption
 from minidiff.toybox.judge import fresh_captions, judge
 from minidiff.toybox.store import kind_shares, prepare
 from minidiff.toybox.world import draw, scene
-from minidiff.training import Run, count, main_process_first
+from minidiff.training import Run, count, main_process_first, progress, update
 from minidiff.unet import UNet
 from minidiff.vae import VAE
 
 PRIOR_CONFIG = dict(num_attention_heads=4, attention_head_dim=32, num_layers=4)
 # What reads an embedding: it goes into the decoder's config beside that of the UNet, and these are the weights that it is learned with.
-READER_CONFIG = dict(addition_embed_type="image", encoder_hid_dim_type="image_proj", num_image_text_embeds=8)
+READER_CONFIG = dict(addition_embed_type="image", encoder_hid_dim_type="image_proj", num_image_text_embeds=24)
 READER = ("add_embedding", "encoder_hid_proj", "attn2.to_k", "attn2.to_v")
 # The embeddings' noise: cosine schedule, the clean embedding is predicted and kept within 10 deviations. The latents': as in toybox's UNet.
 PRIOR_SCHEDULE = dict(_class_name="UnCLIPScheduler", prediction_type="sample", clip_sample=True, clip_sample_range=10.0)
@@ -145,9 +151,13 @@ def train_decoder(store, args):
         embeddings, latents = embeddings_of_pictures(clip, store), latents_of_pictures(vae, store)
     schedule, no_image = Schedule(**DECODER_SCHEDULE), embedding_of_grey(clip.image)
     unet, own = reader_of_embeddings(args.out / "unet", embeddings.shape[1])
+    unet.to(args.device, memory_format=torch.channels_last)
     if args.init:
         fill(unet, {k: v for k, v in read_folder(find(args.init) / "decoder").items() if k in own}, args.init)
-    unet.to(args.device, memory_format=torch.channels_last)
+    elif args.distil and (args.fresh or not (args.out / "decoder" / "checkpoint.pt").is_file()):
+        pipe, generator = minidiff.load(args.out, args.device, torch.float32), torch.Generator().manual_seed(args.seed)
+        index, heard = answers_to_words(pipe, store, latents, args.distil, args.drop, generator)
+        distil(unet, torch.cat([embeddings, no_image.cpu()])[index], heard, args.distil_steps, generator)      # number -1: no picture
     run = Run(args.out / "decoder", {"unet": unet}, lr=args.lr, steps=args.steps, minutes=args.minutes, batch=args.batch or 64, ema=0.9995,
               seed=args.seed, fresh=args.fresh, name=f"decoder {sum(unet.state_dict()[k].numel() for k in own) / 1e6:.1f} of {count(unet):.1f}M")
     alpha_bar = schedule.alpha_bar.to(run.device)
@@ -165,9 +175,61 @@ def train_decoder(store, args):
         schedule.save_pretrained(args.out / "decoder")
 
 
+@torch.no_grad()
+def answers_to_words(pipe, store, latents, n, drop, generator, positions=24):
+    """What the cross-attentions of a text-to-image model are asked, and answer when told in words all that is in a picture.
+
+    Of n pictures with the noise of any timestep, at some positions of the feature maps. Returns the pictures' numbers (n,), -1 where
+    nothing was told (a share `drop`), and {layer: (asked, answered)}, (n, P, C) float16 each.
+    """
+    index = torch.randperm(len(store), generator=generator)[:n]
+    texts, is_dropped = [full_caption(s) for s in store.scenes(index)], torch.rand(len(index), generator=generator) < drop
+    heard, layers, pipe.unet = {}, pipe.unet.cross_attentions(), pipe.unet.to(memory_format=torch.channels_last)
+
+    def listen(name):
+        def hook(layer, given, answer):
+            place = torch.randperm(answer.shape[1], generator=generator)[:positions]
+            heard.setdefault(name, []).append([tokens[:, place].half().cpu() for tokens in (given[0], answer)])
+        return layers[name].register_forward_hook(hook)
+    hooks = [listen(name) for name in layers]
+    for part in tqdm(torch.arange(len(index)).split(64), desc="asking the text-to-image UNet"):
+        z = latents(index[part])
+        t, eps = torch.randint(pipe.schedule.T, (len(part),), generator=generator), torch.randn(z.shape, generator=generator)
+        context = pipe.encode_prompts(["" if is_dropped[i] else texts[i] for i in part]).context
+        z_t = pipe.schedule.add_noise(z, eps, t).to(pipe.device, memory_format=torch.channels_last)
+        with devices.autocast(pipe.device):
+            pipe.unet(z_t, t.to(pipe.device), context)
+    for hook in hooks:
+        hook.remove()
+    return torch.where(is_dropped, -1, index), {name: tuple(map(torch.cat, zip(*parts))) for name, parts in heard.items()}
+
+
+def distil(unet, z_i, heard, steps, generator, batch=64, lr=4e-3):
+    """Teaches what reads embeddings to answer to z_i (n, E) as words were answered to: {layer: (asked, answered)}, (n, P, C) each.
+
+    One small problem of least squares for each layer, all told by the same tokens; nothing goes through the UNet.
+    """
+    layers, device = unet.cross_attentions(), device_of(unet)
+    deviation = {name: answered[:4096].float().std(dim=0).square().mean().sqrt() for name, (_, answered) in heard.items()}
+    optimizer = torch.optim.AdamW([p for p in unet.parameters() if p.requires_grad], lr, betas=(0.9, 0.99), weight_decay=0)
+    with progress(steps, "learning to answer as to words") as bar:
+        for step in bar:
+            optimizer.param_groups[0]["lr"] = lr * min(1, (step + 1) / 100, max(0.02, 2 - 2 * step / steps))
+            index = torch.randint(len(z_i), (batch,), generator=generator)
+            tokens, loss = unet.encoder_hid_proj(z_i[index].to(device)), 0
+            for name, both in heard.items():
+                asked, answered = (x[index].to(device).float() for x in both)
+                loss = loss + ((layers[name](asked, tokens) - answered) / deviation[name]).square().mean() / len(heard)
+            update(optimizer, loss, step, bar)
+
+
 def reader_of_embeddings(folder, width):
-    """The UNet of `folder`, told embeddings (B, width) in place of texts, and the names of the weights that it has yet to learn."""
+    """The UNet of `folder`, told embeddings (B, width) in place of texts, and the names of the weights that it has yet to learn.
+
+    At first an embedding adds nothing to the time.
+    """
     unet = UNet.from_config({**read_config(folder), **READER_CONFIG, "encoder_hid_dim": width})
+    torch.nn.init.zeros_(unet.add_embedding.image_norm.weight)
     fill(unet, read_folder(folder), folder)
     own = {k for k in unet.state_dict() if any(part in k for part in READER)}
     for name, p in unet.named_parameters():
@@ -342,7 +404,7 @@ def train(args):
     if args.steps is None and args.minutes is None:
         args.minutes = 60.0
     with main_process_first():
-        for part in ("clip", "vae", "unet"):
+        for part in ("clip", "vae", "unet", "text_encoder", "tokenizer", "scheduler", "model_index.json"):
             bring(part, args.out)
         store = prepare(args.out / ("store_of_kinds" if args.kinds else "store"), args.pictures, args.seed, kinds=args.kinds)
     {"prior": train_prior, "decoder": train_decoder}[args.stage](store, args)
@@ -350,17 +412,17 @@ def train(args):
 
 def bring(part, out):
     """Copy a part of toybox to `out`, unless there is one: what is trained there then makes a whole model."""
-    if not (out / part).is_dir():
+    if not (out / part).exists():
         out.mkdir(parents=True, exist_ok=True)
-        temporary = out / f".{part}.{os.getpid()}.tmp"
-        shutil.copytree(find("toybox") / part, temporary)
+        source, temporary = find("toybox") / part, out / f".{part}.{os.getpid()}.tmp"
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, temporary)
         os.replace(temporary, out / part)
         print(f"{out / part}: copied from the shipped toybox")
 
 
 VERBS = {"demo": demo, "train": train, "sample": sample, "eval": evaluate}
 LIMITS = {"drop": (0, 1), "gamma": (0, math.inf), "batch": (1, math.inf), "pictures": (1, math.inf), "seed": (0, math.inf), "n": (1, math.inf),
-          "captions": (2, math.inf), "repeats": (1, math.inf), "prior_steps": (1, 1000), "sampling": (1, 1000)}
+          "distil": (0, math.inf), "distil_steps": (1, math.inf), "captions": (2, math.inf), "repeats": (1, math.inf), "prior_steps": (1, 1000), "sampling": (1, 1000)}
 
 
 def arguments(argv=None):
@@ -377,6 +439,8 @@ def arguments(argv=None):
     train.add_argument("--batch", type=int, default=None, help="samples per step and process (default: prior 128, decoder 64; paper: 4096 and 2048 in all)")
     train.add_argument("--lr", type=float, default=1e-3, help="peak learning rate (paper: 1.1e-4 and 1.2e-4)")
     train.add_argument("--drop", type=float, default=0.1, help="share of captions, or of embeddings, left out (paper: 0.1)")
+    train.add_argument("--distil", type=int, default=32_000, help="pictures whose words the decoder first learns to answer to; 0: none")
+    train.add_argument("--distil-steps", type=int, default=9000, help="steps of that, each on 64 of them")
     train.add_argument("--gamma", type=float, default=5.0, help="Min-SNR gamma of the decoder's loss; 0: no weights, as in the paper")
     train.add_argument("--pictures", type=int, default=100_000, help="pictures drawn ahead")
     train.add_argument("--kinds", type=kind_shares, default=None, metavar="KIND=SHARE,...",

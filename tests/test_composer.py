@@ -546,6 +546,15 @@ def test_interpolation_runs_along_the_sphere():
     assert_close(paper.slerp(a, a, torch.tensor([[.3]])), torch.tensor([[1.0, 0]]), atol=1e-3, rtol=0)
 
 
+def test_steps_add_fresh_noise_of_each_picture_s_seed_unless_latents_are_given(m, monkeypatch):
+    etas, sample = [], paper.sample
+    monkeypatch.setattr(paper, "sample", lambda *given, **how: etas.append(how["eta"]) or sample(*given, **how))
+    two = m.draw({}, n=2, seed=5)
+    assert_close(m.draw({}, seed=[6]), two[1:], atol=2e-3, rtol=0)
+    m.draw({}, z_T=m.noise(1, 5))
+    assert etas == [1.0, 1.0, 0.0]
+
+
 def test_interpolation_begins_and_ends_with_the_two_pictures(m, pictures):
     a, b = pictures[:1], pictures[1:2]
     ends = paper.interpolation(m, a, b, [0.0, 1.0], same=("sketch",), seed=4)

@@ -11,13 +11,14 @@ from torch.testing import assert_close
 from minidiff import toybox
 from minidiff.toybox import furniture, instruments, pets, plants, things, world
 from minidiff.toybox.canvas import PART_ID, PARTS, Canvas, Paint
-from minidiff.toybox.captions import caption
+from minidiff.toybox.captions import caption, full_caption
 from minidiff.toybox.hands import draw_hand
 from minidiff.toybox.individuals import HELD_OUT
 from minidiff.toybox.people import Portrait, draw_portrait
 from minidiff.toybox.render import draw_object, render
 from minidiff.toybox.scenes import (CATEGORIES, COLORS, DRAW, KINDS, MEMBERS, PATTERNS, PLAIN_GROUNDS, STYLES, UNSEEN, Thing,
                                     random_portrait, random_scene)
+from minidiff.toybox.store import prepare
 from minidiff.toybox.things import ORNAMENTS, draw_ornament
 from minidiff.toybox.world import CLASSES, NUMBERS
 
@@ -472,3 +473,20 @@ def test_the_drawings_are_those_that_the_shipped_weights_have_learnt():
             mean(draw_portrait, Portrait(age=.9, glasses=True, beard=True)),
             mean(draw_hand, 5, dict(spread=1, length=1, width=1), (.9, .7, .6))]
     assert_close(torch.tensor(got), torch.tensor(BRIGHTNESS), atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_full_caption_says_whatever_a_caption_of_the_scene_may_say_of_what_is_there(kind):
+    optional = {"a", "an", "and", "with", "of", "picture", "drawing", "clean", *CATEGORIES, *(w for c in CATEGORIES for w in c.split())}
+    for i in range(60):
+        scene, rng = world.scene(8, i, kind)[0], np.random.default_rng(i)
+        full = full_caption(scene)
+        said = {w for _ in range(20) for w in caption(scene, rng).replace(",", "").split(" without ")[0].split()}
+        assert said - optional <= set(full.replace(",", "").split()) and full == full_caption(scene)
+        assert all(thing.member in full and thing.color in full for thing in scene.things if thing.color != "none")
+
+
+def test_a_store_knows_the_scenes_of_its_pictures(tmp_path):
+    store = prepare(tmp_path, 6, 5, workers=1, kinds={"object": .5, "hand": .5})
+    index = torch.tensor([4, 0])
+    assert_close(world.draw(store.scenes(index)).images, (store.images(index) + 1) / 2, atol=.5 / 255 + 1e-6, rtol=0)

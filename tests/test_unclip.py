@@ -5,6 +5,7 @@ import math
 import shutil
 
 import latent_diffusion
+import minidiff
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,13 +13,14 @@ import unclip as paper
 from torch.testing import assert_close
 
 from minidiff.checkpoints import find, read_config, read_folder, read_tensors, save_folder
-from minidiff.clip import CLIP
+from minidiff.clip import CLIP, CLIPText
 from minidiff.kandinsky import UnCLIP
 from minidiff.pipeline import Condition
 from minidiff.prior import Prior
 from minidiff.schedule import Schedule
 from minidiff.tokenizer import Tokenizer
 from minidiff.toybox import sample
+from minidiff.toybox.captions import full_caption
 from minidiff.toybox.store import prepare
 from minidiff.training import Run
 from minidiff.unet import UNet
@@ -46,7 +48,12 @@ def base(tmp_path_factory):
     clip = CLIP(dict(projection_dim=16, text_config=text, vision_config=VISION)).init_weights()
     vae = VAE(block_out_channels=(6, 6), latent_channels=8, layers_per_block=1, norm_num_groups=3, patch_size=2)
     unet = UNet(**UNET)
-    save_folder(unet, unet.config, folder / "unet", dtype=torch.float32)
+    words = CLIPText(dict(text, hidden_size=8, intermediate_size=16))
+    save_folder(unet, unet.config | {"sample_size": 16}, folder / "unet", dtype=torch.float32)
+    save_folder(words, words.config, folder / "text_encoder", "model.safetensors", torch.float32)
+    tokenizer.save(folder / "tokenizer")
+    Schedule(**paper.DECODER_SCHEDULE).save_pretrained(folder / "scheduler")
+    shutil.copy(find("toybox") / "model_index.json", folder)
     save_folder(clip, clip.config, folder / "clip", "model.safetensors", torch.float32)
     save_folder(vae, vae.config | {"scaling_factor": 3.0}, folder / "vae", dtype=torch.float32)
     tokenizer.save(folder / "clip")
@@ -63,10 +70,11 @@ def tiny():
 def train(base, out, stage, *more):
     """Trains one stage in the folder `out`, on the pictures of `base`; returns `out`."""
     out.mkdir(exist_ok=True)
-    for part in ("store", "clip", "vae", "unet"):
+    for part in ("store", "clip", "vae", "unet", "text_encoder", "tokenizer", "scheduler", "model_index.json"):
         if not (out / part).exists():
             (out / part).symlink_to(base / part)
-    paper.main(["train", stage, "--out", str(out), "--pictures", str(N), "--seed", "3", "--batch", "8", "--device", "cpu", *more])
+    paper.main(["train", stage, "--out", str(out), "--pictures", str(N), "--seed", "3", "--batch", "8", "--device", "cpu",
+                *([] if stage == "prior" or "--distil" in more else ["--distil", "0"]), *more])
     return out
 
 
@@ -237,6 +245,59 @@ def test_the_decoder_is_the_unet_beside_it_but_for_what_reads_embeddings(base, t
     learned = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
     assert not torch.equal(own[learned], before[learned].half())
     assert {k.split(".")[0] for k in own} > {"add_embedding", "encoder_hid_proj"} and "time_embedding.linear_1.weight" not in own
+
+
+def test_what_layers_are_asked_and_answer_is_that_of_a_model_told_everything(base):
+    store, latents = prepare(base / "store", N, 3), paper.latents_of_pictures(VAE.from_pretrained(base / "vae"), prepare(base / "store", N, 3))
+    pipe, seen = minidiff.load(base, "cpu", torch.float32), []
+    pipe.encode_prompts, real = lambda texts: seen.append(texts) or real(texts), pipe.encode_prompts
+    index, heard = paper.answers_to_words(pipe, store, latents, N, .3, rng(5), positions=3)
+    texts = [text for some in seen for text in some]
+    assert len(set(index.tolist()) - {-1}) == int((index >= 0).sum()) and 0 < int((index < 0).sum()) < N / 2
+    assert all(text == (full_caption(store.scenes([i])[0]) if i >= 0 else "") for text, i in zip(texts, index))
+    layers = pipe.unet.cross_attentions()
+    assert heard.keys() == layers.keys() and all(not layer._forward_hooks for layer in layers.values())
+    for name, (asked, answered) in heard.items():
+        assert asked.shape == answered.shape and asked.shape[:2] == (N, 3)
+        with torch.no_grad():
+            assert_close(layers[name](asked.float(), real(texts).context), answered.float(), atol=2e-3, rtol=1e-2)
+
+
+def test_distilled_layers_answer_to_embeddings_as_they_did_to_words(base):
+    torch.manual_seed(3)
+    unet, own = paper.reader_of_embeddings(base / "unet", 16)
+    before = {k: v.clone() for k, v in unet.state_dict().items()}
+    teacher, _ = paper.reader_of_embeddings(base / "unet", 16)
+    z_i, layers = torch.randn(256, 16, generator=rng(1)), teacher.cross_attentions()
+    with torch.no_grad():
+        asked = {name: torch.randn(256, 5, layer.to_q.in_features, generator=rng(2)) for name, layer in layers.items()}
+        heard = {name: (x, layers[name](x, teacher.encoder_hid_proj(z_i))) for name, x in asked.items()}
+
+        def error():
+            tokens = unet.encoder_hid_proj(z_i)
+            return sum(float((unet.cross_attentions()[name](x, tokens) - y).square().mean() / y.var(dim=0).mean()) for name, (x, y) in heard.items())
+        first = error()
+    paper.distil(unet, z_i, {k: (x.half(), y.half()) for k, (x, y) in heard.items()}, 300, rng(4))
+    with torch.no_grad():
+        assert error() < first / 5
+    changed = {k for k, v in unet.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {k for k in own if "add_embedding" not in k}
+
+
+def test_the_decoder_begins_with_what_was_distilled(base, tmp_path, clip, pipe, monkeypatch):
+    seen, told, asked, distil, answers = [], [], [], paper.distil, paper.answers_to_words
+    keep = lambda unet: seen.append({k: v.clone() for k, v in unet.state_dict().items()})
+    monkeypatch.setattr(paper, "distil", lambda unet, z_i, *given: told.append(z_i) or distil(unet, z_i, *given) or keep(unet))
+    monkeypatch.setattr(paper, "answers_to_words", lambda *given: asked.append(answers(*given)) or asked[0])
+    out = train(base, tmp_path / "out", "decoder", "--steps", "1", "--lr", "1e-9", "--distil", "10", "--distil-steps", "3", "--drop", "0.5")
+    own = read_folder(out / "decoder")
+    assert len(seen) == 1 and all(torch.allclose(seen[0][k], v.float(), atol=1e-3) for k, v in own.items())
+    assert not own["add_embedding.image_norm.weight"].any()                   # an embedding adds nothing to the time yet
+    embeddings, nothing = paper.embeddings_of_pictures(clip[0], clip[2]), pipe.no_image().added["image_embeds"][0]
+    for z_i, i in zip(told[0], asked[0][0]):                                   # each answer was about its own picture, or about none
+        assert_close(z_i, embeddings[i] if i >= 0 else nothing)
+    train(base, out, "decoder", "--steps", "2", "--distil", "10", "--distil-steps", "3")
+    assert len(seen) == 1                                                     # what goes on has had it
 
 
 @pytest.mark.parametrize("stage", ["prior", "decoder"])

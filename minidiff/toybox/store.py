@@ -96,6 +96,11 @@ class Store:
         """Keep an array that was computed from these pictures beside them."""
         _save_array(path, array)
 
+    def scenes(self, index):
+        """What the pictures at `index` (B,) were drawn from: a list of scenes."""
+        how = json.loads((self.folder / "store.json").read_text())
+        return [scene(how["seed"], int(i), how.get("kinds"), how["correlated"])[0] for i in index]
+
     def attributes(self):
         """{name: (n,) tensor}: the truth about every picture."""
         return read_tensors(self.folder / "attributes.safetensors")
