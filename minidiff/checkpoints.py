@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import shutil
 from pathlib import Path
 
 import torch
@@ -46,6 +47,19 @@ def find(path):
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
+
+def bring(part, out, source="toybox"):
+    """Copy a part of a model, a folder or a file, to the folder `out`, unless it is there: what is trained beside it makes a whole model."""
+    if (out / part).exists():
+        return
+    place, temporary = find(source) / part, out / f".{part}.{os.getpid()}.tmp"
+    if not place.exists():
+        raise CheckpointError(f"no {out / part}, and {source} has none either")
+    out.mkdir(parents=True, exist_ok=True)
+    (shutil.copytree if place.is_dir() else shutil.copy)(place, temporary)
+    os.replace(temporary, out / part)
+    print(f"{out / part}: copied from {'the shipped toybox' if str(source) == 'toybox' else source}")
+
 
 def read_config(folder, name="config.json"):
     """The JSON object `folder/name` as a dict."""

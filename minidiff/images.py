@@ -39,6 +39,22 @@ def load(path, size=None):
     return from_pillow(picture)
 
 
+def load_masked(path, mask, size):
+    """A picture (3, size, size) and its mask (1, size, size), 0 or 1: the light part of another picture of the same size is inside.
+
+    ValueError if the sizes differ, or if what is cut out of the middle is inside all over, or nowhere.
+    """
+    picture, m = load(path), load(mask)
+    if picture.shape != m.shape:
+        sides = lambda x: f"{x.shape[-1]}x{x.shape[-2]}"
+        raise ValueError(f"{mask} is {sides(m)} pixels and {path} {sides(picture)}; a mask must have the size of its picture")
+    inside = (load(mask, size).mean(0, keepdim=True) > .5).float()
+    if inside.all() or not inside.any():
+        raise ValueError(f"{mask} is {'light' if inside.any() else 'dark'} all over, at least in its middle square; a mask is white inside "
+                         "and black elsewhere")
+    return load(path, size), inside
+
+
 def _open(path):
     if not path.is_file():
         raise ValueError(f"no picture at {path}" + ("; it is a folder, see load_folder" if path.is_dir() else ""))

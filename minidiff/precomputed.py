@@ -18,16 +18,20 @@ def once(store, name, made_by, compute, dtype=torch.float16, batch=256):
 
     made_by: the tensors that `compute` depends on, besides the pictures; they are part of the file's name.
     """
-    weights = b"".join(t.detach().cpu().contiguous().numpy().tobytes() for t in made_by)
-    return once_of(store, name, weights, torch.arange(len(store)).split(batch), compute, dtype)
+    return once_of(store, name, made_by, torch.arange(len(store)).split(batch), compute, dtype)
 
 
 @torch.no_grad()
-def once_of(store, name, weights, parts, compute, dtype=torch.float16):
-    path = store.folder / f"{name}-{hashlib.sha256(weights).hexdigest()[:12]}.npy"
+def once_of(store, name, made_by, parts, compute, dtype=torch.float16):
+    path = store.folder / f"{name}-{fingerprint(made_by)}.npy"
     if not path.is_file():
         store.save(path, torch.cat([compute(part).to(dtype).cpu() for part in parts]).numpy())
     return np.load(path, mmap_mode="r")
+
+
+def fingerprint(tensors):
+    """12 letters and digits that change with any of their values."""
+    return hashlib.sha256(b"".join(t.detach().cpu().contiguous().numpy().tobytes() for t in tensors)).hexdigest()[:12]
 
 
 @torch.no_grad()
@@ -73,8 +77,7 @@ def captions_as_read(clip, tokenizer, store):
     def compute(rows):
         longest = length[rows].max()
         return clip.text(ids[rows, :longest].to(device_of(clip)))[0][mask[rows, :longest]]
-    weights = b"".join(t.cpu().contiguous().numpy().tobytes() for t in clip.state_dict().values())
-    states = once_of(store, "captions", weights, torch.arange(len(ids)).split(256), compute)
+    states = once_of(store, "captions", clip.state_dict().values(), torch.arange(len(ids)).split(256), compute)
     place = (length.cumsum(dim=0) - length)[:, None] + torch.arange(ids.shape[1])       # of token l of each caption in `states`
 
     @torch.no_grad()

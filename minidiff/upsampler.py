@@ -14,7 +14,6 @@ Ho, Saharia, Chan, Fleet, Norouzi, Salimans, "Cascaded Diffusion Models for High
 A folder is that of a UNet, with a schedule beside it; config.json also says low, high, std and noise (the largest s in training).
 """
 import math
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -116,7 +115,7 @@ def cascade(folder, low, high, device=None):
     """The upsamplers in a model's folder that lead from `low` to `high` pixels, in order. CheckpointError if one is missing."""
     folder, found, size = find(folder), [], high
     while size > low:
-        place = Path(folder) / f"upsampler_{size}"
+        place = folder / f"upsampler_{size}"
         if not place.is_dir():
             raise CheckpointError(f"{folder} has no upsampler to {size} pixels; `python papers/upsampler.py train --to {size} --out FOLDER` "
                                   "trains one, for a model in FOLDER")

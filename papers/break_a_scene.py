@@ -191,24 +191,12 @@ def together(names, seed, size):
     return batch.images, torch.stack([batch.instances == i + 1 for i in range(len(names))]).float()
 
 
-def read_masked(path, mask_paths, size):
-    """A picture (1, 3, size, size) and its masks (N, 1, size, size), 0 or 1, from files of equal size; light is inside."""
-    picture, masks = images.load(path), []
-    sides = lambda x: f"{x.shape[-1]}x{x.shape[-2]}"
-    for mask in mask_paths:
-        if (whole := images.load(mask)).shape != picture.shape:
-            raise ValueError(f"{mask} is {sides(whole)} pixels and {path} {sides(picture)}; a mask must have the size of its picture")
-        masks.append((images.load(mask, size).mean(0, keepdim=True) > .5).float())
-        if not masks[-1].any():
-            raise ValueError(f"{mask} is dark all over, at least in its middle square; a mask is white where the concept is")
-    return images.load(path, size)[None], torch.stack(masks)
-
-
 def given(pipe, args):
     """Picture, masks, and the words of their classes: of --image and --mask, or of toybox."""
     size = pipe.sample_size * pipe.factor
     if args.image:
-        return *read_masked(args.image, args.mask, size), args.class_word
+        pictures, masks = zip(*(images.load_masked(args.image, mask, size) for mask in args.mask))
+        return pictures[0][None], torch.stack(masks), args.class_word
     return *together(args.concept, args.seed, size), args.class_word or [CLASS_WORDS.get(name, name) for name in args.concept]
 
 

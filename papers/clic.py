@@ -24,7 +24,7 @@ Where the paper and the authors' code differ, this file follows
   * their code: for l_att each map is stretched to 0 .. 1 first; raw values are near 1 / L. The mask is brought to latents, not to maps.
   * both: alpha = .5 under the square is their .25 as a weight. Here both losses are weighted means, also over channels (theirs: 4 times).
   * their code: t_start counts steps left out; the known part gets fresh noise of the step's own level before each step.
-  * the paper: inside the mask sampling starts from noise alone (their code: from the noised target, whose colour then shows through).
+  * the paper: inside the mask sampling starts from noise alone (their code: from the noised target).
   * the paper: every step is blended, and the outside comes back exactly, but for the autoencoder. (Their last 4 of 50 are not: --free.)
   * the paper: guidance pulls the maps towards M_tg (--pull ones: towards 1 everywhere, as in their code), by the mean over layers.
   * neither: the gradient is divided by its root mean square; a raw one needs an eta that nobody gives. (Theirs: one step of a new Adam,
@@ -35,7 +35,7 @@ Differs from both
     (elsewhere --train crossattn, the paper's). No weight decay.
   * The source is also moved about and zoomed (--shift, --zoom), or a small model learns the place along with the concept.
   * Learning rates are for toybox: 3e-4 for weights, 5e-3 for words (paper: 1e-5 for both), falling to 0 over the last half.
-  * t_start is 3 of 25 here, below the paper's range: in latents of 16x16, more of the target survives the same noise.
+  * t_start is 3 of 25 here, below the paper's range of 5 to 15 of 50.
   * On toybox, which cannot read "style" or "region", the prompts are "a mug with <new1>" and "a <region> of a mug".
 
 Cost    the demonstration takes 140 seconds of CPU time, on one thread and in float32; 25 MB are stored.
@@ -332,24 +332,16 @@ def generate(pipe, W_0, thing, seeds, args):
 
 # ------------------------------------------------------------------------------------------------ pictures and masks
 
-def read_masked(path, mask, size):
-    """A picture (1, 3, size, size) and its mask (1, 1, size, size), 0 or 1, from files of equal size; the mask's light part is inside."""
-    picture, m = images.load(path), images.load(mask)
-    if picture.shape != m.shape:
-        sides = lambda x: f"{x.shape[-1]}x{x.shape[-2]}"
-        raise ValueError(f"{mask} is {sides(m)} pixels and {path} {sides(picture)}; a mask must have the size of its picture")
-    inside = (images.load(mask, size).mean(0, keepdim=True) > .5).float()
-    if inside.all() or not inside.any():
-        raise ValueError(f"{mask} is {'light' if inside.any() else 'dark'} all over, at least in its middle square; a mask is white where "
-                         "the concept is, or shall be, and black elsewhere")
-    return images.load(path, size)[None], inside[None]
+def masked(path, mask, size):
+    """A picture (1, 3, size, size) and its mask (1, 1, size, size), from files."""
+    return [x[None] for x in images.load_masked(path, mask, size)]
 
 
 def given(pipe, args):
     """Pictures, masks, and words for the object: of --source, of --sources, or of toybox, where an ornament is on a mug."""
     size = pipe.sample_size * pipe.factor
     if args.source:
-        return *read_masked(args.source, args.source_mask, size), args.object
+        return *masked(args.source, args.source_mask, size), args.object
     if args.sources:
         pictures = images.load_folder(args.sources, size)
         return pictures, shared_masks(load(args), pictures, args.object, args), args.object
@@ -393,7 +385,7 @@ def take(pipe, args):
     W_0 = {name: w.clone() for name, w in pipe.unet.state_dict().items() if name in delta.weights}
     delta.apply(pipe)
     source = args.learned / "source_0.png", args.learned / "source_0_mask.png"
-    return *read_masked(*source, pipe.sample_size * pipe.factor), delta.classes.get(TOKEN, args.object), W_0, {}
+    return *masked(*source, pipe.sample_size * pipe.factor), delta.classes.get(TOKEN, args.object), W_0, {}
 
 
 def found_masks(pipe, z, things, args):
@@ -447,7 +439,7 @@ def train_command(args):
 def transfer_command(args):
     pipe = load(args)
     size, things = pipe.sample_size * pipe.factor, [args.target_object or args.object] * args.n
-    target, mask = read_masked(args.target, args.target_mask, size) if args.target_mask else (images.load(args.target, size)[None], None)
+    target, mask = masked(args.target, args.target_mask, size) if args.target_mask else (images.load(args.target, size)[None], None)
     picture, source_mask, thing, _, _ = take(pipe, args)
     if mask is None:
         learn_region(pipe, picture[:1], source_mask[:1], thing, args)

@@ -38,7 +38,8 @@ Differs from the paper
     Min-SNR weights (Hang et al. 2023) on Eq. (1); --gamma 0 for none.
   * Depth and instances are read by a network that was trained on toybox, sketches are drawn by an edge detector, and smoothing keeps
     the sum of a palette at 1.
-  * The upsamplers are those of papers/upsampler.py (--size 256), and the optional prior is that of papers/unclip.py (--prior).
+  * The upsamplers are those of papers/upsampler.py (--size 256; none are shipped yet), and the optional prior is that of papers/unclip.py
+    (--prior).
 Not here: networks for depth and instances of photos (maps that lie beside the photos are read, see minidiff/photos.py).
 
 Cost    Training takes 2.5 GFLOP a sample in stage 1 and 2.7 in stage 2: on one core 19 samples per second of CPU time, in float32.
@@ -48,7 +49,7 @@ Run     python papers/composer.py                                     one row of
         python papers/composer.py compose --depth a.png --palette b.png --embedding c.png --caption "a red cat"
         python papers/composer.py use style-transfer a.png b.png      one of the uses, on pictures of yours: see `use --help`
         python papers/composer.py decompose --images a.png b.png      what a picture is taken apart into
-        python papers/composer.py sample --caption "a red cat" --prior --size 256
+        python papers/composer.py sample --caption "a red cat" --prior
         python papers/composer.py eval                                what each condition does, editing, captions: papers/tables/composer.py
         python papers/composer.py train embedding                     stage 1, on toybox; then `train all`, stage 2
         python papers/composer.py train all --images DIR              on photos with captions beside them: cat.jpg, cat.txt
@@ -56,8 +57,6 @@ Run     python papers/composer.py                                     one row of
 """
 import argparse
 import math
-import os
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -67,7 +66,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from minidiff import devices, images, lora, photos, toybox
-from minidiff.checkpoints import find, from_folder, load_strict, read_config, read_folder, save_folder, write_json
+from minidiff.checkpoints import bring, find, from_folder, load_strict, read_config, read_folder, save_folder, write_json
 from minidiff.color import COLORS, painted
 from minidiff.decomposer import Decomposer, agreement, of_store, with_hole
 from minidiff.pipeline import half_on_gpu
@@ -310,19 +309,6 @@ def prepared(args):
                         args.rank, sample_size=latents(torch.arange(1)).shape[-1])
     load_strict(composer, composer.state_dict() | of_unet(args.out / "unet", composer.config["shared"]), args.out / "unet")
     return store, latents, conditions, composer
-
-
-def bring(part, out):
-    """Copy toybox's CLIP, VAE or reader of maps to `out`, unless there is one: what is trained there then makes a whole model."""
-    if (out / part).is_dir():
-        return
-    if not (find("toybox") / part).is_dir():
-        raise ValueError(f"no {out / part}, and toybox has none either; `python -m minidiff.toybox.maps --out {out}` trains it")
-    out.mkdir(parents=True, exist_ok=True)
-    temporary = out / f".{part}.{os.getpid()}.tmp"
-    shutil.copytree(find("toybox") / part, temporary)
-    os.replace(temporary, out / part)
-    print(f"{out / part}: copied from the shipped toybox")
 
 
 def start_from(composer, args):

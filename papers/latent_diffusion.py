@@ -43,6 +43,7 @@ from minidiff import devices, images, toybox
 from minidiff.checkpoints import find, load_strict, read_folder, read_tensors, save_folder, write_atomically, write_json, write_tensors
 from minidiff.clip import CLIPText
 from minidiff.metrics import frechet
+from minidiff.precomputed import fingerprint
 from minidiff.schedule import Schedule
 from minidiff.tokenizer import Tokenizer
 from minidiff.toybox.judge import five_fingers, fresh_captions, judge, unseen
@@ -197,17 +198,11 @@ def new_networks(vocabulary, end, device):
 def cached_latents(store, args):
     """Latents of every picture, computed once per encoder and mapped into memory: (function of an index (B,), scaling factor)."""
     vae = VAE.from_pretrained(args.out / "vae", args.device, torch.float32).to(memory_format=torch.channels_last)
-    path = store.folder / f"latents-{fingerprint(vae.encoder)}.npy"
+    path = store.folder / f"latents-{fingerprint(vae.encoder.state_dict().values())}.npy"
     if not path.is_file():
         store.save(path, encode_all(vae, store, args).numpy())
     z = np.load(path, mmap_mode="r")
     return (lambda index: torch.from_numpy(z[index.numpy()]).float()), vae.config["scaling_factor"]
-
-
-def fingerprint(*modules):
-    """12 letters and digits that change with any weight."""
-    weights = b"".join(p.cpu().contiguous().numpy().tobytes() for module in modules for p in module.state_dict().values())
-    return hashlib.sha256(weights).hexdigest()[:12]
 
 
 def tokenized(store, args):
@@ -252,7 +247,8 @@ def drawn(pipe, captions, first, args):
 
 def kept(pipe, captions, seed, args, part=64):
     """The same from seed 10,000 * seed on, as bytes and back. They stay in --out, where an evaluation that was stopped finds them."""
-    weights, pictures = fingerprint(pipe.text_encoder, pipe.unet, pipe.vae), []
+    parts, pictures = (pipe.text_encoder, pipe.unet, pipe.vae), []
+    weights = fingerprint(p for module in parts for p in module.state_dict().values())
     for i in tqdm(range(0, len(captions), part), desc=f"{len(captions)} captions, seed {seed}", leave=False):
         some, first = captions[i:i + part], 10_000 * seed + i
         what = repr((weights, pipe.schedule, some, first, args.sampling, args.guidance))

@@ -178,22 +178,9 @@ def fill(pipe, pictures, holes, prompt, args, seeds):
 
 # ------------------------------------------------------------------------------------------------ pictures, files
 
-def read_target(path, mask, size):
-    """A picture (3, size, size) and its hole (1, size, size), 0 or 1, from files of equal size; the mask's light part is the hole."""
-    picture, m = images.load(path), images.load(mask)
-    if picture.shape != m.shape:
-        sides = lambda x: f"{x.shape[-1]}x{x.shape[-2]}"
-        raise ValueError(f"{mask} is {sides(m)} pixels and {path} {sides(picture)}; a mask must have the size of its picture")
-    hole = (images.load(mask, size).mean(0, keepdim=True) > .5).float()
-    if hole.all() or not hole.any():
-        raise ValueError(f"{mask} is {'light' if hole.any() else 'dark'} all over, at least in its middle square; a mask is white where "
-                         "the picture is to be filled")
-    return images.load(path, size), hole
-
-
 def targets_of(args, size):
     """The pictures (n, 3, size, size) of --target and the holes (n, 1, size, size) of --target-mask."""
-    pairs = [read_target(path, mask, size) for path, mask in zip(args.target, args.target_mask)]
+    pairs = [images.load_masked(path, mask, size) for path, mask in zip(args.target, args.target_mask)]
     return tuple(map(torch.stack, zip(*pairs)))
 
 

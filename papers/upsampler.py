@@ -40,8 +40,6 @@ Run     python papers/upsampler.py                                  fresh pictur
 """
 import argparse
 import math
-import os
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -50,7 +48,7 @@ import torch
 import torch.nn.functional as F
 
 from minidiff import devices, images, photos, toybox
-from minidiff.checkpoints import find, save_folder, write_atomically, write_json
+from minidiff.checkpoints import bring, find, save_folder, write_atomically, write_json
 from minidiff.metrics import markdown, mean_std, psnr
 from minidiff.precomputed import device_of, once
 from minidiff.schedule import Schedule
@@ -163,16 +161,6 @@ def what_is_made(store, args):
 def decoded(vae, x):
     """Pictures in [0, 1], on the CPU, after a round through the autoencoder."""
     return (vae.decode(vae.encode(2 * x.to(device_of(vae)) - 1)[0]).float() / 2 + .5).clamp(0, 1).cpu()
-
-
-def bring(part, out):
-    """Copy a part of toybox to `out`, unless there is one: what is trained there then makes a whole model."""
-    if not (out / part).is_dir():
-        out.mkdir(parents=True, exist_ok=True)
-        temporary = out / f".{part}.{os.getpid()}.tmp"
-        shutil.copytree(find("toybox") / part, temporary)
-        os.replace(temporary, out / part)
-        print(f"{out / part}: copied from the shipped toybox")
 
 
 # ------------------------------------------------------------------------------------------------ measuring

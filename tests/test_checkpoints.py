@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from minidiff import tensorfile
-from minidiff.checkpoints import (CheckpointError, build, fill, from_folder, is_finite, load_strict, on_meta, read_folder,
+from minidiff.checkpoints import (CheckpointError, bring, build, fill, from_folder, is_finite, load_strict, on_meta, read_folder,
                                   rename, save_folder, write_json)
 from minidiff.tensorfile import read_metadata, read_tensors
 
@@ -270,3 +270,17 @@ def test_numbers_that_only_the_first_use_would_stumble_over_are_refused(values, 
 def test_two_names_for_one_key_are_refused():
     with pytest.raises(CheckpointError, match="to_q is there twice"):
         rename({"query": torch.zeros(1), "to_q": torch.zeros(1)}, [("query", "to_q")])
+
+
+def test_a_part_is_brought_once_whether_it_is_a_folder_or_a_file(tmp_path):
+    (tmp_path / "model" / "vae").mkdir(parents=True)
+    for name in ("vae/config.json", "model_index.json"):
+        (tmp_path / "model" / name).write_text("{}")
+    for part in ("vae", "model_index.json"):
+        bring(part, tmp_path / "out", tmp_path / "model")
+    (tmp_path / "out" / "vae" / "config.json").write_text('{"mine": 1}')
+    bring("vae", tmp_path / "out", tmp_path / "model")
+    assert (tmp_path / "out" / "vae" / "config.json").read_text() == '{"mine": 1}'          # what is there stays
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["model_index.json", "vae"]  # and no temporary file
+    with pytest.raises(CheckpointError, match="no .*unet, and .*model has none either"):
+        bring("unet", tmp_path / "out", tmp_path / "model")

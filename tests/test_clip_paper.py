@@ -168,7 +168,7 @@ def train(pictures, monkeypatch, tmp_path):
     """A function that trains a tiny CLIP on 64 pictures in its own folder and returns the folder with the weights."""
     monkeypatch.setattr(paper, "TEXT_CONFIG", TINY_TEXT)
     monkeypatch.setattr(paper, "VISION_CONFIG", TINY_VISION)
-    monkeypatch.setattr(paper, "score_table", lambda clip, tokenizer, n: {"age_r": {"mean": .5, "spread": 0.0, "chance": 0.0}})
+    monkeypatch.setattr(paper, "score_table", lambda clip, tokenizer, n, first=0: {"age_r": {"mean": .5, "spread": 0.0, "chance": 0.0}})
 
     def train(name, steps):
         out = tmp_path / name

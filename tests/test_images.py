@@ -74,6 +74,28 @@ def test_missing_unreadable_and_tiny_pictures_are_refused(tmp_path):
         images.load(tmp_path / "tiny.png")
 
 
+def test_a_picture_and_its_mask_lose_the_same_sides(tmp_path):
+    image, inside = picture(16, 32), torch.zeros(3, 16, 32)
+    inside[:, 4:8, 10:20] = .8                                               # light, if not white
+    images.save(tmp_path / "a.png", image)
+    images.save(tmp_path / "m.png", inside)
+    got, mask = images.load_masked(tmp_path / "a.png", tmp_path / "m.png", 16)
+    assert_close(got, image[:, :, 8:24], atol=0, rtol=0)
+    assert_close(mask, (inside[:1, :, 8:24] > 0).float(), atol=0, rtol=0)
+
+
+def test_a_mask_of_another_size_or_with_nothing_inside_or_outside_is_refused(tmp_path):
+    border = torch.zeros(3, 16, 32)
+    border[:, :, :6] = 1                                                     # light where the picture is cut off
+    masks = {"small": torch.zeros(3, 16, 16), "dark": torch.zeros(3, 16, 32), "light": torch.ones(3, 16, 32), "border": border}
+    for name, mask in masks.items():
+        images.save(tmp_path / f"{name}.png", mask)
+    images.save(tmp_path / "a.png", picture(16, 32))
+    for name, says in {"small": "16x16 pixels and .* 32x16", "dark": "dark all over", "light": "light all over", "border": "dark all"}.items():
+        with pytest.raises(ValueError, match=says):
+            images.load_masked(tmp_path / "a.png", tmp_path / f"{name}.png", 16)
+
+
 def test_missing_and_empty_folders_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no folder"):
         images.load_folder(tmp_path / "missing", 8)

@@ -15,8 +15,6 @@ Likenesses and errors are those of `minidiff.decomposer.agreement`. Means over s
 pictures of its own. The meter, CLIP and the reader of maps are toybox's. Published: FID 9.2 and CLIP score 0.28 on COCO.
 """
 import json
-import os
-import shutil
 from dataclasses import replace
 
 import composer as paper
@@ -24,7 +22,7 @@ import torch
 
 import minidiff
 from minidiff import images, toybox
-from minidiff.checkpoints import find, write_atomically, write_json
+from minidiff.checkpoints import bring, write_atomically, write_json
 from minidiff.decomposer import agreement
 from minidiff.metrics import clip_score, frechet, markdown, mean_std, psnr
 from minidiff.toybox.judge import fresh_captions, judge
@@ -262,10 +260,7 @@ def trained(args, rule):
         raise ValueError("--table drop trains a composer for each rule; say how long: --steps or --minutes")
     place = args.out / "drop"
     for part in ("clip", "vae", "unet", "text_encoder", "tokenizer", "maps"):
-        if not (place / part).is_dir():
-            place.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(find(args.model) / part, place / f".{part}.tmp", dirs_exist_ok=True)
-            os.replace(place / f".{part}.tmp", place / part)
+        bring(part, place, args.model)
     how = ["train", "all", "--out", place, "--part", f"composer_{rule}", "--rule", rule, "--init", args.init, "--pictures", args.drawn,
            "--batch", args.batch, "--seed", args.seed, "--device", args.device]
     how += [word for name in ("steps", "minutes") if getattr(args, name) is not None for word in (f"--{name}", getattr(args, name))]

@@ -39,7 +39,7 @@ OURS, IN_PRIOR, IN_LDM, PLAIN = "ConceptLab", "negative prompt, prior", "negativ
 COLUMNS = ["positive similarity", "distance", "in the category", "a known member", "how sure"]
 # method: options of its training
 TRAINED = {OURS: [], "without S_max": ["--no-max"], "without clamps": ["--literal"], "in text space": ["--space", "text"],
-           "fixed negatives": [], "adaptive negatives": ["--adaptive"]}
+           "adaptive negatives": ["--adaptive"]}
 WEIGHTS = (.1, .3, .5, .7, .9)
 
 
@@ -114,6 +114,7 @@ def run(args):
 
 def pictures_of(bench, method, category, negatives, seed):
     """Pictures (n, 3, 64, 64) of one method, and what its training wrote."""
+    method = OURS if method == "fixed negatives" else method            # the same training, measured against other words
     name, prompt, a = f"{method}_{category}_{'_'.join(negatives)}_{seed}", paper.filled(paper.PHOTO, category), bench.args
     if method in TRAINED:
         given = ["--negative", *negatives] if negatives and method != "adaptive negatives" else []
