@@ -193,6 +193,7 @@ def save_words(folder, delta):
     """Each new word as a textual inversion of its own, see `tokens.save`; "<new1>" is in new1.safetensors. Returns the paths."""
     plain = lambda word: "".join(letter for letter in word if letter.isalnum() or letter in "-_") or "token"
     names = ["token" if plain(word) == "delta" else plain(word) for word in delta.rows]         # delta.safetensors are the weights
+    names = [name if name not in names[:i] else f"{name}_{i + 1}" for i, name in enumerate(names)]      # "<a b>" beside "<ab>"
     paths = [Path(folder) / f"{name}.safetensors" for name in names]
     for path, (word, rows) in zip(paths, delta.rows.items()):
         tokens.save(path, word, rows)

@@ -142,6 +142,8 @@ def test_what_was_learned_is_a_folder_that_can_be_read_as_one(pipe, tmp_path):
             assert_close(getattr(back, part), getattr(delta, part), rtol=0, atol=0)
         assert back.classes == delta.classes
     name, rows = tokens.read(paths[2])
+    delta.rows["<ab>"] = torch.zeros(2, 128)                                 # would have the file of "<a b>"
+    assert [tokens.read(path)[0] for path in deltas.save_words(tmp_path / "words", delta)] == ["<new1>", "<a b>", "<ab>"]
     assert name == "<a b>" and torch.equal(rows["text_encoder"], torch.ones(2, 128))
     with pytest.raises(minidiff.CheckpointError, match="no file .*delta.safetensors"):
         deltas.read(tmp_path, pipe.unet)
