@@ -38,7 +38,7 @@ Differs from the paper
     Min-SNR weights (Hang et al. 2023) on Eq. (1); --gamma 0 for none.
   * Depth and instances are read by a network that was trained on toybox, sketches are drawn by an edge detector, and smoothing keeps
     the sum of a palette at 1.
-  * The upsamplers are those of papers/upsampler.py (--size 256; none are shipped yet), and the optional prior is that of papers/unclip.py
+  * The upsamplers are those of papers/upsampler.py (--size 256), and the optional prior is that of papers/unclip.py
     (--prior).
 Not here: networks for depth and instances of photos (maps that lie beside the photos are read, see minidiff/photos.py).
 

@@ -28,8 +28,8 @@ Differs from the papers
     (unCLIP: blur, then other damage.)
   * Factors of 2, 64 -> 128 -> 256 (Composer: 4, 64 -> 256 -> 1024; that is `train --from 64 --to 256`, then `--from 256 --to 1024`).
 
-Cost    A stage has 0.23 M parameters, 0.5 MB. In 25 minutes, on a quarter of one core, the first one saw 18,000 crops. No weights are shipped yet:
-        where they are needed, the commands say what to train.
+Cost    A stage has 0.23 M parameters, 0.5 MB. The shipped ones saw 60,000 and 103,000 crops in 72 minutes each, on a part of one core; on a core
+        of its own 58 in a second.
 
 Run     python papers/upsampler.py                                  fresh pictures at 256 pixels, and what was lost, from the shipped weights
         python papers/upsampler.py enlarge --images a.png b.png     pictures of yours

@@ -602,17 +602,18 @@ def test_the_tables_are_made_of_what_is_kept(folder, loaded, tmp_path, monkeypat
     monkeypatch.setattr(tables.Bench, "__init__", small)
     how = ["eval", "--model", str(folder), "--out", str(tmp_path), "--quick", "--steps", "1", "--batch", "1", "--sampling", "1", "--device", "cpu"]
     paper.main(how)
-    table = json.loads((tmp_path / "table.json").read_text())
+    table = json.loads((tmp_path / "quick" / "table.json").read_text())
     assert set(table) == {"main", "ablation", "adaptive", "mixing"} and len(table["main"]["rows"]) == 4
     assert {"category", "method", *tables.COLUMNS} <= set(table["main"]["rows"][0]) and "1 concepts" in table["main"]["title"]
     assert how_learned == {(True, True, "prior", "cat dog", False, 1), (False, True, "prior", "cat dog", False, 1),
                            (True, False, "prior", "cat dog", False, 1), (True, True, "text", "cat dog", False, 1),
                            (True, True, "prior", "", True, 1), (True, True, "prior", "", False, 2), (True, False, "prior", "", False, 2)}
-    assert (tmp_path / "pet.png").is_file() and "ConceptLab" in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "quick" / "pet.png").is_file() and (tmp_path / "quick" / "concepts.png").is_file()
+    assert "ConceptLab" in (tmp_path / "quick" / "table.md").read_text()
     monkeypatch.setattr(paper, "learn", None)                                          # all is there
     monkeypatch.setattr(UnCLIP, "draw", None)
     paper.main(how)
-    assert json.loads((tmp_path / "table.json").read_text()) == table
+    assert json.loads((tmp_path / "quick" / "table.json").read_text()) == table
 
 
 def test_the_baseline_in_the_prior_guides_the_prior_and_not_the_decoder(loaded, monkeypatch):

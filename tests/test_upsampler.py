@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from minidiff import images, toybox
 from minidiff.checkpoints import save_folder
+from minidiff.metrics import psnr
 from minidiff.schedule import Schedule
 from minidiff.unet import UNet, zero_residuals
 from minidiff.upsampler import Upsampler, cascade, in_patches, in_pixels, upsample
@@ -252,3 +253,11 @@ def test_scenes_are_the_same_at_every_size(tmp_path):
     index = torch.arange(3)
     assert a.captions == b.captions and b.images(index).shape == (3, 3, 64, 64) and a.pixels.dtype == np.uint8
     assert (F.avg_pool2d(b.images(index), 2) - a.images(index)).abs().mean() < .05
+
+
+def test_the_shipped_cascade_draws_what_bicubic_interpolation_blurs():
+    batch = toybox.sample(4, 31, "object")
+    large = upsample(cascade("toybox", 64, 256, "cpu"), batch.images, seed=0, steps=1)
+    y = toybox.world.draw(batch.scenes, size=256).images
+    assert psnr(large, y, torch.ones_like(y[:, :1])).mean() > psnr(bicubic(batch.images, 4), y, torch.ones_like(y[:, :1])).mean() + 1
+    assert paper.edges(large, y)["sharpness"] > paper.edges(bicubic(batch.images, 4), y)["sharpness"] + .1

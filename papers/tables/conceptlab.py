@@ -48,6 +48,7 @@ class Bench:
 
     def __init__(self, args):
         self.args, self.pictures = args, 24 if args.quick else 32
+        self.out = args.out / "quick" if args.quick else args.out
         self.seeds = [args.seed + 10 + i for i in range(2 if args.quick else 5)]
         self.pipe = paper.load(args)                        # draws the baselines and measures; concepts are learned in fresh ones
         if not isinstance(self.pipe, paper.UnCLIP):
@@ -59,7 +60,7 @@ class Bench:
 
     def once(self, key, compute):
         """compute(), a dict of numbers, kept in OUT/rows.json."""
-        path = self.args.out / "rows.json"
+        path = self.out / "rows.json"
         rows = json.loads(path.read_text()) if path.is_file() else {}
         if key not in rows:
             rows[key] = compute()
@@ -68,14 +69,14 @@ class Bench:
 
     def drawn(self, name, draw):
         """draw(), pictures (n, 3, H, W) in [0, 1], kept in OUT/pictures/NAME.safetensors."""
-        path = self.args.out / "pictures" / f"{slug(name)}.safetensors"
+        path = self.out / "pictures" / f"{slug(name)}.safetensors"
         if not path.is_file():
             write_tensors(path, {"images": (draw().clamp(0, 1) * 255).round().byte().cpu()})
         return load_file(path)["images"].float() / 255
 
     def learned(self, name, options, seed, run=None):
         """Pictures of what a training learns, made now if it is not there yet, and its metrics."""
-        folder, a = self.args.out / "concepts" / slug(name), self.args
+        folder, a = self.out / "concepts" / slug(name), self.args
         how = [f"--{k.replace('_', '-')}={getattr(a, k)}" for k in ("steps", "batch", "lr", "lam", "model", "sampling", "guidance",
                                                                   "prior_steps", "prior_guidance")]
         _, args = paper.arguments(["train", *options, *how, "--seed", str(seed), "--out", str(folder)])
@@ -98,7 +99,8 @@ def run(args):
     chosen = list(TABLES) if args.table == "all" else [args.table]
     if not set(chosen) <= set(TABLES):
         raise ValueError(f"--table {args.table}: expected all or one of {', '.join(TABLES)}")
-    bench, path = Bench(args), args.out / "table.json"
+    bench = Bench(args)
+    path = bench.out / "table.json"
     made = json.loads(path.read_text()) if path.is_file() else {}
     for name in chosen:
         title, columns, rows = TABLES[name](bench)
@@ -106,8 +108,8 @@ def run(args):
         write_json(path, made)
         print(f"{title}\n\n{markdown(rows, columns)}")
     text = "\n".join(f"## {name}\n\n{t['title']}\n\n{markdown(t['rows'], t['columns'])}" for name, t in made.items())
-    write_atomically(args.out / "table.md", lambda p: p.write_text(text, encoding="utf-8"))
-    print(f"written to {args.out}: table.md, table.json")
+    write_atomically(bench.out / "table.md", lambda p: p.write_text(text, encoding="utf-8"))
+    print(f"written to {bench.out}: table.md, table.json")
 
 
 # ------------------------------------------------------------------------------------------------ one method, one goal, one seed
@@ -172,6 +174,7 @@ def table_main(bench):
             ours, *others = (mean_of(sum(found[method].values(), []), key) for method in (OURS, IN_PRIOR, IN_LDM))
             better[key] += ours > max(others)
         show(bench, category, methods)
+    show_ours(bench)
     concepts = len(CATEGORY_NAMES) * len(bench.pairs(CATEGORY_NAMES[0])) * len(bench.seeds)
     won = ", ".join(f"{n} of {len(CATEGORY_NAMES)} categories ({key})" for key, n in better.items())
     return (f"{concepts} concepts, {bench.pictures} pictures of each. ConceptLab beats both negative prompts in {won}",
@@ -180,9 +183,22 @@ def table_main(bench):
 
 def show(bench, category, methods):
     """A figure: a row for each method, the first pair and seed."""
-    pair, seed = bench.pairs(category)[0], bench.seeds[0]
-    rows = torch.stack([pictures_of(bench, method, category, pair, seed)[0][:6] for method in methods])
-    images.save_figure(bench.args.out / f"{slug(category)}.png", rows, methods, title=f"{category}, but no {' and no '.join(pair)}")
+    rows = torch.stack([first_of(bench, method, category)[:6] for method in methods])
+    images.save_figure(bench.out / f"{slug(category)}.png", rows, methods, title=goal_of(bench, category))
+
+
+def show_ours(bench):
+    """concepts.png: a row for each category, what ConceptLab made of its first pair and seed."""
+    rows = torch.stack([first_of(bench, OURS, category)[:8] for category in CATEGORY_NAMES])
+    images.save_figure(bench.out / "concepts.png", rows, [goal_of(bench, category) for category in CATEGORY_NAMES])
+
+
+def first_of(bench, method, category):
+    return pictures_of(bench, method, category, bench.pairs(category)[0], bench.seeds[0])[0]
+
+
+def goal_of(bench, category):
+    return f"{category}, but no {' and no '.join(bench.pairs(category)[0])}"
 
 
 def table_ablation(bench):
@@ -230,11 +246,12 @@ def table_mixing(bench):
                      for w in WEIGHTS]
         lean = [mean_of(found, "first") - mean_of(found, "second") for found in by_weight]
         rows.append({"members": f"{a}, {b}", "words: to the first": mean_std([r["first"] for r in words], 3),
-                     "to the second": mean_std([r["second"] for r in words], 3), "of one another": float(means[0] @ means[1]),
+                     "to the second": mean_std([r["second"] for r in words], 3),
+                     "renders of the second: to the first": float((e[1] @ means[0]).mean()), "of the first: to the second": float((e[0] @ means[1]).mean()),
                      **{f"pictures, w = {w}": f"{v:+.3f}" for w, v in zip(WEIGHTS, lean)},
                      "order": spearman(torch.tensor(WEIGHTS), torch.tensor(lean))})
-    return ("Cosines of a mixture's pictures to the mean embedding of renders of each member; for evolution, that to the first less that "
-            "to the second, by the weight of the first; order: rank correlation of both", list(rows[0]), rows)
+    return ("Mean cosines of a mixture's pictures to the mean embedding of each member's renders, and of one member's renders to the other's; for "
+            "evolution, that to the first less that to the second, by the weight of the first; order: rank correlation of both", list(rows[0]), rows)
 
 
 def evolution(parents):
