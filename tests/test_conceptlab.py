@@ -587,10 +587,11 @@ def test_the_tables_are_made_of_what_is_kept(folder, loaded, tmp_path, monkeypat
     monkeypatch.setattr(tables, "WEIGHTS", (.1, .9))
     monkeypatch.setattr(tables, "in_ldm", tables.in_prior)                            # toybox's own model takes its time
     monkeypatch.setattr(paper, "calibrated", lambda *given: (-.5, .5))
-    learn, how_learned = paper.learn, set()
+    learn, how_learned, trainings = paper.learn, set(), []
 
     def seen(pipe, goal, args, ask=None, token=None):
         negatives = " ".join(goal.negative)
+        trainings.append(args.seed)
         how_learned.add((args.use_max, math.isfinite(goal.clamps[0]), args.space, negatives, ask is not None, len(goal.positive)))
         return learn(pipe, goal, args, ask, token)
     monkeypatch.setattr(paper, "learn", seen)
@@ -608,6 +609,8 @@ def test_the_tables_are_made_of_what_is_kept(folder, loaded, tmp_path, monkeypat
     assert how_learned == {(True, True, "prior", "cat dog", False, 1), (False, True, "prior", "cat dog", False, 1),
                            (True, False, "prior", "cat dog", False, 1), (True, True, "text", "cat dog", False, 1),
                            (True, True, "prior", "", True, 1), (True, True, "prior", "", False, 2), (True, False, "prior", "", False, 2)}
+    assert len(trainings) == 1 + 3 + 1 + 1 + 2                                          # main, ablation, adaptive, words, weights: none twice
+    assert len(list((tmp_path / "quick" / "pictures").glob("plain-word*"))) == 1
     assert (tmp_path / "quick" / "pet.png").is_file() and (tmp_path / "quick" / "concepts.png").is_file()
     assert "ConceptLab" in (tmp_path / "quick" / "table.md").read_text()
     monkeypatch.setattr(paper, "learn", None)                                          # all is there

@@ -41,10 +41,11 @@ SCORES = {
     "stylegan": [(["papers/stylegan.py", "eval"], ["--n", "1000"], ["--n", "600"]), (["papers/stylegan.py"], [], [])],
     "meter": [(["-m", "minidiff.toybox.meter", "--score", "770011"], [], [])],
     "maps": [(["-m", "minidiff.toybox.maps", "--score", "770012"], [], []), (["papers/composer.py", "decompose"], [], [])],
+    "upsamplers": [(["papers/upsampler.py", "eval"], [], ["--pictures", "4", "--repeats", "1"]), (["papers/upsampler.py"], [], [])],
 }
 # the parts that the scores of a model depend on; those that are not here depend on nearly all
 PARTS = {"text_to_image": "vae unet text_encoder tokenizer scheduler meter", "clip": "clip", "stylegan": "stylegan meter", "meter": "meter",
-         "maps": "maps"}
+         "maps": "maps", "upsamplers": "upsampler_128 upsampler_256 vae meter"}
 
 
 def sizes(folder):

@@ -116,8 +116,8 @@ def run(args):
 
 def pictures_of(bench, method, category, negatives, seed):
     """Pictures (n, 3, 64, 64) of one method, and what its training wrote."""
-    method = OURS if method == "fixed negatives" else method            # the same training, measured against other words
-    name, prompt, a = f"{method}_{category}_{'_'.join(negatives)}_{seed}", paper.filled(paper.PHOTO, category), bench.args
+    told, prompt, a = [] if method == PLAIN else negatives, paper.filled(paper.PHOTO, category), bench.args
+    name = f"{method}_{category}_{'_'.join(told)}_{seed}"
     if method in TRAINED:
         given = ["--negative", *negatives] if negatives and method != "adaptive negatives" else []
         return bench.learned(name, ["--positive", category, *given, *TRAINED[method]], seed)
@@ -147,7 +147,7 @@ def row(bench, method, category, given, judged, seed):
         p = toybox.measure(pictures)["member_p"][:, torch.tensor([m in CATEGORIES[category][0] for m in CLASSES["member"]])]
         numbers = paper.similarities(bench.pipe, pictures, [category], judged) | paper.verdict(pictures, category)
         return numbers | {"how sure": float(p.amax(dim=1).mean())} | {k: v for k, v in metrics.items() if isinstance(v, (int, float))}
-    return bench.once(f"{method} | {category} | {' '.join(given)} | {seed}", compute)
+    return bench.once(f"{method} | {category} | {' '.join(given)} | {' '.join(judged)} | {seed}", compute)
 
 
 def over_seeds(bench, of_seed, columns=COLUMNS):
@@ -212,14 +212,14 @@ def table_ablation(bench):
 def table_adaptive(bench):
     columns = [*COLUMNS, "distinct answers", "answers that fell"]
     rows = []
-    for method in ("adaptive negatives", "fixed negatives", PLAIN):
-        given = lambda c: list(CATEGORIES[c][0])[:2] if method == "fixed negatives" else []
+    for name, method in {"adaptive negatives": "adaptive negatives", "fixed negatives": OURS, PLAIN: PLAIN}.items():
+        given = lambda c: bench.pairs(c)[0] if method == OURS else []
 
         def of_seed(seed):
             found = [row(bench, method, c, given(c), list(CATEGORIES[c][0]), seed) for c in CATEGORY_NAMES]
             return [with_answers(r) for r in found]
         own = columns if method == "adaptive negatives" else COLUMNS
-        rows.append({"method": method} | over_seeds(bench, of_seed, own))
+        rows.append({"method": name} | over_seeds(bench, of_seed, own))
     return "No negatives given, or the first pair; measured against all members of the category", ["method", *columns], rows
 
 
