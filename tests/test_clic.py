@@ -455,7 +455,7 @@ def test_tables_are_means_over_seeds_of_other_ornaments_and_stay_together(tmp_pa
     monkeypatch.setattr(tables, "learned", lambda args, name: asked.append((args.seed, args.ornament, args.roi, name)) or (None,) * 4)
     monkeypatch.setattr(tables, "put", lambda pipe, args: {"score_same": args.eta + args.seed, "psnr_outside_same": 30.0})
     monkeypatch.setattr(tables, "looks", lambda *given: .5)
-    monkeypatch.setattr(tables, "on_whole_objects", lambda *given: .5)
+    monkeypatch.setattr(tables, "on_whole_objects", lambda *given: {"place": .5, "outline": .5})
     use = ["eval", *FAST, "--repeats", "2", "--out", tmp_path, "--table"]
     assert "eta 0.2" in run(capsys, *use, "guidance") and asked == [(10, "heart", .5, "full"), (11, "bolt", .5, "full")]
     run(capsys, *use, "ablation")
@@ -463,6 +463,23 @@ def test_tables_are_means_over_seeds_of_other_ornaments_and_stay_together(tmp_pa
     made = json.loads((tmp_path / "table.json").read_text())
     assert set(made) == {"guidance", "ablation"} and made["guidance"]["rows"][0] == {"": "eta 0", "score_same": "10.50 ± 0.71", "psnr_outside_same": "30.0 ± 0.0"}
     assert "Strength of guidance, 2 seeds" in (tmp_path / "table.md").read_text()
+
+
+def test_on_whole_objects_place_and_outline_of_the_ornament_count(monkeypatch):
+    seen = []
+
+    def made(name, shift=0):
+        def transferred(pipe, pictures, masks, things, args):
+            seen.append(masks)
+            with_it = torch.cat([paper.ornaments.carriers(m, 2, 20 + args.seed, name).images for m in paper.ornaments.MEMBERS])
+            return with_it.roll(shift, dims=-1)
+        monkeypatch.setattr(paper, "transferred", transferred)
+        return tables.on_whole_objects(None, options("--seed", "10", ornament="heart"))
+    monkeypatch.setattr(paper.ornaments, "MEMBERS", ("mug", "pot"))
+    right, other, beside = made("heart"), made("bolt"), made("heart", 9)
+    assert right["place"] == 1 and right["outline"] > .75 and other["outline"] < .6 and beside["place"] < .8
+    boxes = paper.ornaments.targets("heart", 30).masks
+    assert bool((seen[0] >= boxes).float().mean() > .95) and float(seen[0].mean()) > 1.5 * float(boxes.mean())       # the whole object
 
 
 @pytest.mark.parametrize("member", ["mug", "pot"])

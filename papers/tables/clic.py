@@ -18,6 +18,7 @@
     IoU of v*     of where v* looks in the source, cut at .4, with the source's mask
     in place      of what has the ornament's colour, the share in the box in which an ornament belongs (see `in_place`); 0 for a
                   picture that has less of the colour than 1 % of its pixels. Ablation: of targets whose mask is the whole object
+    outline       ablation: the score on those targets, whose mask tells neither place nor size (Fig. 8: there l_RoI keeps the geometry)
     on an object  share in which there is an object around the ornament, and not the ornament alone (see `Surroundings`)
     both          mean of "in place" over the pictures of an object, 0 for the others
     class kept    share in which the meter still names the target's class
@@ -50,6 +51,7 @@ from minidiff.metrics import markdown, mean_std, psnr, ranks
 from minidiff.tensorfile import read_tensors
 from minidiff.toybox import ornaments
 from minidiff.toybox.meter import roughen, shipped
+from minidiff.toybox.things import ORNAMENTS
 from minidiff.toybox.world import CLASSES
 
 LEARNED = ("heart", "bolt", "clover", "crown")                  # stars and spirals do not survive the autoencoder
@@ -118,11 +120,13 @@ def in_place(pictures, boxes):
 
 
 def on_whole_objects(pipe, args):
-    """Share of the ornament in its place where the mask leaves it open: it is the whole object. Source: Fig. 8."""
+    """Of the ornament on targets whose mask is the whole object: {"place": share in its place, "outline": its fit}. Source: Fig. 8."""
     targets = ornaments.targets(args.ornament, 20 + args.seed)
     objects = torch.cat([ornaments.carriers(member, 2, 20 + args.seed).instances for member in ornaments.MEMBERS])
     whole = objects[:, None].clamp(max=1).float()
-    return float(in_place(paper.transferred(pipe, targets.images, whole, targets.things, args), targets.masks).mean())
+    made = paper.transferred(pipe, targets.images, whole, targets.things, args)
+    fit = ornaments.matches(targets.images, made, whole)[:, ORNAMENTS.index(args.ornament)]
+    return {"place": float(in_place(made, targets.masks).mean()), "outline": float(fit.mean())}
 
 
 def boxes_on(pictures, member, ornament):
@@ -220,9 +224,9 @@ def ablation(args):
         for i in range(args.repeats):
             own = options(args, i, **changes)
             pipe, *source = learned(own, name.replace(" ", "_") if changes else "full")
-            found.append(put(pipe, own) | {"iou": looks(pipe, *source, own), "place": on_whole_objects(pipe, own)})
+            found.append(put(pipe, own) | {"iou": looks(pipe, *source, own)} | on_whole_objects(pipe, own))
         rows.append(row(name, found))
-    return f"Without each loss, {args.repeats} seeds", COLUMNS | {"iou": "IoU of v*", "place": "in place"}, rows
+    return f"Without each loss, {args.repeats} seeds", COLUMNS | {"iou": "IoU of v*", "place": "in place", "outline": "outline"}, rows
 
 
 def guidance(args):
