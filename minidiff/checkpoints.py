@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.overrides import TorchFunctionMode
 
@@ -306,6 +307,8 @@ def write_atomically(path, write):
         write(temporary)
         temporary.chmod(0o644)                    # safetensors writes files that only their owner can read
         os.replace(temporary, path)
+    except (SafetensorError, RuntimeError) as error:  # a full disk, as safetensors and torch.save report it
+        raise OSError(f"cannot write {path}: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -185,6 +185,10 @@ class TextToImage:
         hidden, pooled = self.text_encoder(self.tokenizer(prompts).to(self.device))
         return Condition(hidden)
 
+    def no_prompt(self, size=None):
+        """Condition of one row: what guidance steers away from where nothing else is asked for."""
+        return self.encode_prompts([""], size)
+
     def conditions(self, prompts, negative, n, seeds, size):
         """Condition of every picture (n per prompt) and, one row, of no prompt or the negative one."""
         both = self.encode_prompts([*prompts, negative or ""], size)
@@ -310,11 +314,14 @@ class StableDiffusionXL(TextToImage):
         return Condition(torch.cat([hidden, hidden_2], dim=-1),
                          {"text_embeds": pooled, "time_ids": time_ids.repeat(len(pooled), 1)})
 
+    def no_prompt(self, size=None):
+        """Condition of one row, of zeros: it was trained with these for no text; "" is a text like any other."""
+        c = super().no_prompt(size)
+        return Condition(torch.zeros_like(c.context), {**c.added, "text_embeds": torch.zeros_like(c.added["text_embeds"])})
+
     def conditions(self, prompts, negative, n, seeds, size):
         condition, uncond = super().conditions(prompts, negative, n, seeds, size)
-        if negative is None:                      # trained with zeros for no text; "" is a text like any other
-            uncond = Condition(torch.zeros_like(uncond.context), {**uncond.added, "text_embeds": torch.zeros_like(uncond.added["text_embeds"])})
-        return condition, uncond
+        return condition, self.no_prompt(size) if negative is None else uncond
 
 
 def dtype_of(module):

@@ -45,7 +45,7 @@ import torch.nn.functional as F
 from einops import einsum, rearrange
 
 import minidiff
-from minidiff import deltas, devices, images, tokens, toybox
+from minidiff import command, deltas, devices, images, tokens, toybox
 from minidiff.attention import recorded
 from minidiff.checkpoints import find, write_json
 from minidiff.clip import CLIP
@@ -327,7 +327,7 @@ def arguments(argv=None):
     use.add_argument("--prompt", default="a photo of a <new1>", help="what to draw")
     use.add_argument("--prompts", metavar="FILE.json", help="a list of prompts instead")
     use.add_argument("--n", type=int, default=4, help="pictures of each prompt")
-    args = parser.parse_args(argv)
+    args = command.parse(parser, argv)
     check(parser, args)
     return parser, args
 
@@ -350,12 +350,8 @@ def check(parser, args):
 
 def main(argv=None):
     parser, args = arguments(argv)
-    try:
-        {None: demonstrate, "train": train_command, "sample": sample_command}[args.verb](args)
-    except (ValueError, FloatingPointError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "\nstopped\n")
+    verbs = {None: demonstrate, "train": train_command, "sample": sample_command}
+    command.run(parser.prog, verbs[args.verb], args)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ Where the paper and the authors' code differ, this file follows
     noise where it has been erased.
   * their code: for l_att each map is stretched to 0 .. 1 first; raw values are near 1 / L. The mask is brought to latents, not to maps.
   * both: alpha = .5 under the square is their .25 as a weight. Here both losses are weighted means, also over channels (theirs: 4 times).
-  * their code: t_start counts steps left out; the known part gets fresh noise of the step's own level before each step.
-  * the paper: inside the mask sampling starts from noise alone (their code: from the noised target).
+  * their code: t_start counts steps left out, and sampling starts from the target, noised so far, inside the mask as well; the known
+    part gets fresh noise of the step's own level before each step.
   * the paper: every step is blended, and the outside comes back exactly, but for the autoencoder. (Their last 4 of 50 are not: --free.)
   * the paper: guidance pulls the maps towards M_tg (--pull ones: towards 1 everywhere, as in their code), by the mean over layers.
   * neither: the gradient is divided by its root mean square; a raw one needs an eta that nobody gives. (Theirs: one step of a new Adam,
@@ -35,7 +35,8 @@ Differs from both
     (elsewhere --train crossattn, the paper's). No weight decay.
   * The source is also moved about and zoomed (--shift, --zoom), or a small model learns the place along with the concept.
   * Learning rates are for toybox: 3e-4 for weights, 5e-3 for words (paper: 1e-5 for both), falling to 0 over the last half.
-  * t_start is 3 of 25 here, below the paper's range of 5 to 15 of 50.
+  * 25 steps (50), guidance 2 (7.5), and for the region's word 60 steps of learning (500); brightness varies by 0.2 (0.5). One prompt
+    for the region of interest, the paper's; their code draws one of eight.
   * On toybox, which cannot read "style" or "region", the prompts are "a mug with <new1>" and "a <region> of a mug".
 
 Cost    the demonstration takes 81 seconds on two cores (151 of CPU time), in float32 and without AMX; 0.65 GB, and 25 MB are stored.
@@ -44,6 +45,7 @@ Run     python papers/clic.py                                                   
         python papers/clic.py train --source a.png --source-mask m.png --object chair --model PATH --steps 500 --lr 1e-5 --token-lr 1e-5
         python papers/clic.py train --sources DIR --object chair                 the mask is found in what the pictures share
         python papers/clic.py transfer --learned DIR --target b.png --target-mask n.png --target-object table
+                                                                                 (with --model PATH: --sampling 50 --guidance 7.5 --start 10)
         python papers/clic.py generate --learned DIR --object vase               new objects with the concept
         python papers/clic.py eval --table transfer                              the paper's tables: see papers/tables/
 """
@@ -57,7 +59,7 @@ import torch.nn.functional as F
 from einops import rearrange
 
 import minidiff
-from minidiff import deltas, devices, images, tokens
+from minidiff import command, deltas, devices, images, tokens
 from minidiff.attention import recorded
 from minidiff.checkpoints import write_json
 from minidiff.deltas import Delta
@@ -120,7 +122,8 @@ def trainable(unet, what):
 
 def views(pipe, pictures, masks, args, generator, n=128):
     """n copies of the pictures, mirrored, moved, zoomed, and of other brightness: latents, those of the masked ones, masks (n, 1, h, w)."""
-    i, much = torch.arange(n) % len(pictures), 0 if args.no_augmentation else 1
+    n, much = max(n, len(pictures)), 0 if args.no_augmentation else 1
+    i = torch.arange(n) % len(pictures)
     between = lambda *shape: much * (2 * torch.rand(n, *shape, generator=generator) - 1)                # -1 to 1
     mirror, scale = torch.where(between() > 0, -1, 1), torch.exp(args.zoom * between())
     place = torch.zeros(n, 2, 3)
@@ -235,7 +238,7 @@ def transfer(pipe, z, M, things, args, seeds):
     draws = generators(seeds, len(z))
     known = lambda t: pipe.schedule.add_noise(z, noise(z.shape, draws, z.device), t) if t >= 0 else z
     steps, n = steps_of(pipe.schedule, args.sampling, "ddim"), args.sampling
-    x = blend(noise(z.shape, draws, z.device), known(steps[args.start][0]), M) if args.start < n else z
+    x = known(steps[args.start][0]) if args.start < n else z
     for i, (t, t_prev) in list(enumerate(steps))[args.start:]:
         if not args.no_blending and i < n - args.free:
             x = blend(x, known(t), M)
@@ -385,7 +388,10 @@ def take(pipe, args):
     W_0 = {name: w.clone() for name, w in pipe.unet.state_dict().items() if name in delta.weights}
     delta.apply(pipe)
     source = args.learned / "source_0.png", args.learned / "source_0_mask.png"
-    return *masked(*source, pipe.sample_size * pipe.factor), delta.classes.get(TOKEN, args.object), W_0, {}
+    thing = delta.classes.get(TOKEN) or args.object
+    if not thing:
+        raise ValueError(f"{args.learned} does not say of what object it was learned; give --object")
+    return *masked(*source, pipe.sample_size * pipe.factor), thing, W_0, {}
 
 
 def found_masks(pipe, z, things, args):
@@ -438,9 +444,10 @@ def train_command(args):
 
 def transfer_command(args):
     pipe = load(args)
-    size, things = pipe.sample_size * pipe.factor, [args.target_object or args.object] * args.n
+    size = pipe.sample_size * pipe.factor
     target, mask = masked(args.target, args.target_mask, size) if args.target_mask else (images.load(args.target, size)[None], None)
     picture, source_mask, thing, _, _ = take(pipe, args)
+    things = [args.target_object or args.object or thing] * args.n
     if mask is None:
         learn_region(pipe, picture[:1], source_mask[:1], thing, args)
         with torch.no_grad():
@@ -456,8 +463,8 @@ def transfer_command(args):
 
 def generate_command(args):
     pipe = load(args)
-    *_, W_0, _ = take(pipe, args)
-    thing = args.target_object or args.object
+    _, _, thing, W_0, _ = take(pipe, args)
+    thing = args.target_object or args.object or thing
     made = generate(pipe, W_0, thing, range(args.seed, args.seed + args.n), args)
     images.save_samples(args.out, made.cpu(), [says(pipe, "new", thing)])
     print(f"written to {args.out}: samples.safetensors, samples.png, {args.n} pictures")
@@ -478,7 +485,7 @@ def arguments(argv=None):
     add("--source", help="the picture to learn from; its middle square is taken")
     add("--source-mask", help="where the concept is in it: a picture of the same size, white inside")
     add("--sources", metavar="DIR", help="in place of both: pictures that share the concept; its masks are found")
-    add("--object", default="mug", help="words for what the source shows, such as red mug")
+    add("--object", help="words for what the source shows, such as red mug (toybox's own: a mug)")
     add("--ornament", default="heart", choices=ornaments.ORNAMENTS, help="without a source: the one on a mug of toybox")
     add("--steps", type=int, default=None, help="optimiser steps (default: 500, the paper's; of the demonstration 170)")
     add("--batch", type=int, default=4, help="noises in a step (code: 1)")
@@ -494,7 +501,7 @@ def arguments(argv=None):
     add("--region-steps", type=int, default=60, help="steps of learning where a target's region is (paper: 500)")
     add("--sampling", type=int, default=25, help="DDIM steps of a picture, those left out included (paper: 50)")
     add("--guidance", type=float, default=2.0, help="classifier-free guidance (code: 7.5)")
-    add("--start", type=int, default=3, help="t_start: steps of a transfer that are left out (paper: 5 to 15 of 50)")
+    add("--start", type=int, default=3, help="t_start: steps of a transfer that are left out; more keep more of the target (paper: 5 to 15 of 50)")
     add("--eta", type=float, default=.06, help="strength of the cross-attention guidance; 0: none (paper: not given)")
     add("--pull", choices=("mask", "ones"), default="mask", help="where guidance pulls the maps (paper: mask; code: ones)")
     add("--no-blending", action="store_true", help="let the picture change outside the mask as well")
@@ -508,13 +515,13 @@ def arguments(argv=None):
     move, make = new("transfer", "put the concept on the object of a given picture"), new("generate", "new objects with the concept")
     for verb in (move, make):
         verb.add_argument("--learned", type=Path, metavar="DIR", help="folder that train wrote (default: learn from --source first)")
-        verb.add_argument("--target-object", help="words for what is to get the concept (default: --object)")
+        verb.add_argument("--target-object", help="words for what is to get the concept (default: --object, or what was learned from)")
     move.add_argument("--target", required=True, help="the picture that is to get the concept; its middle square is taken")
     move.add_argument("--target-mask", help="where: a picture of the same size, white inside (default: it is found)")
     table = new("eval", "the paper's tables, on toybox")
     table.add_argument("--table", default="all", help="all, or one of transfer, ablation, guidance, start, masks, generation, rank")
     table.add_argument("--repeats", type=int, default=3, help="training seeds")
-    args = parser.parse_args(argv)
+    args = command.parse(parser, argv)
     check(parser, args)
     return parser, args
 
@@ -532,21 +539,23 @@ def check(parser, args):
         parser.error(f"--shift {args.shift} --zoom {args.zoom}: expected 0 to 1 each")
     if min(args.lr, args.token_lr) <= 0 or not 0 <= args.brightness < 1:
         parser.error("--lr and --token-lr must be above 0, --brightness at least 0 and below 1")
+    if min(args.con, args.att, args.roi) < 0 or not args.con + args.att + args.roi > 0:
+        parser.error(f"--con {args.con:g} --att {args.att:g} --roi {args.roi:g}: expected weights of at least 0, and one above it")
+    if args.seed < 0:
+        parser.error(f"--seed is {args.seed}, expected at least 0")
     if not 0 <= args.eta <= 1:
         parser.error(f"--eta is {args.eta}, expected 0 to 1: latents have values of about 1")
     if bool(args.source) != bool(args.source_mask) or (args.source and args.sources):
         parser.error("give --source and --source-mask, or --sources, whose masks are found")
+    if args.verb and (args.source or args.sources) and not args.object:
+        parser.error("--object must say what the pictures show, in words that the model reads, such as mug")
 
 
 def main(argv=None):
     parser, args = arguments(argv)
-    run = {None: demonstrate, "train": train_command, "transfer": transfer_command, "generate": generate_command, "eval": evaluate}[args.verb]
-    try:
-        run(args)
-    except (ValueError, FloatingPointError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "\nstopped\n")
+    verbs = {None: demonstrate, "train": train_command, "transfer": transfer_command, "generate": generate_command,
+             "eval": evaluate}
+    command.run(parser.prog, verbs[args.verb], args)
 
 
 if __name__ == "__main__":

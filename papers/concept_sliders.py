@@ -23,7 +23,8 @@ Where the paper and the authors' code differ, this file follows
     c_t and the base term.
   * the paper: visual sliders have the empty prompt at both ends. Their code has a prompt for each end, empty by default;
     here --prompt gives one for both.
-  * their code: x_t comes from the student's own sampling, with guidance 3 away from c_-. No pictures are needed.
+  * their code: x_t comes from the student's own sampling, with guidance 3 away from c_- and the first preserved concept, which
+    the target needs anyway. No pictures are needed.
   * neither: their losses ask the network at t = 999 - 20 k for latents that are at 980 - 20 k. Here both are at the same t.
     Their visual trainer visits half of the timesteps and 31 noises, by an oversight; here all are drawn.
 Differs from both, for speed: their step samples for 25 UNet pairs on average and throws all but the last latents away.
@@ -53,7 +54,7 @@ import torch
 import torch.nn.functional as F
 
 import minidiff
-from minidiff import devices, images, lora
+from minidiff import command, devices, images, lora
 from minidiff.checkpoints import save_folder, write_json
 from minidiff.metrics import spearman
 from minidiff.pipeline import Condition
@@ -128,26 +129,26 @@ class Rollouts:
     """B pictures on their way from noise under the student, each at its own timestep; a finished one starts again.
 
     They move by DDIM steps of random length, so that after a while every t is equally likely, with guidance away from what the
-    *frozen* model predicts under c_-, which the target needs anyway.
+    *frozen* model predicts under (c_-, p) for the first p.
     """
 
     def __init__(self, pipe, c_t, c_neg, args, generator):
         self.schedule, self.generator, self.guidance = pipe.schedule, generator, args.rollout_guidance
         self.x_T = lambda: new_noise(pipe, args.batch, generator)
         self.times = torch.tensor([t for t, _ in steps_of(pipe.schedule, 50)] + [-1])
-        self.longest = max(1, round(2 * 50 / args.rollout))                     # mean length 50 / rollout
+        self.longest = max(1, round(2 * 50 / args.rollout))                     # lengths 1 .. longest: about 50 / rollout on average
         self.x, self.k = self.x_T(), torch.zeros(args.batch, dtype=torch.long)
 
     def latents(self):
         return self.x, self.times[self.k].to(self.x.device)
 
     @torch.no_grad()
-    def advance(self, e_t, e_neg):
-        """One DDIM step (Euler for SDXL) with the predictions (B, C, h, w) at `latents()`."""
+    def advance(self, prediction, e_neg):
+        """One DDIM step (Euler for SDXL) with what the student and the frozen model predict at `latents()`, (B, C, h, w) each."""
         jump = torch.randint(1, self.longest + 1, self.k.shape, generator=self.generator)
         k = (self.k + jump).clamp(max=50)
         step = euler_step if self.schedule.method == "euler" else ddim_step
-        x = step(self.schedule, guide(e_neg, e_t, self.guidance), self.x, self.times[self.k], self.times[k]).to(self.x.dtype)
+        x = step(self.schedule, guide(e_neg, prediction, self.guidance), self.x, self.times[self.k], self.times[k]).to(self.x.dtype)
         is_done = k == 50
         self.x = torch.where(is_done.reshape(-1, 1, 1, 1).to(x.device), self.x_T(), x)
         self.k = torch.where(is_done, 0, k)
@@ -167,7 +168,7 @@ class FreshRollouts:
             x_t = sample(predict, self.pipe.schedule, new_noise(self.pipe, batch, self.generator), steps, stop=k)
         return x_t, torch.full((batch,), steps_of(self.pipe.schedule, steps)[k][0], device=x_t.device)
 
-    def advance(self, e_t, e_neg):
+    def advance(self, prediction, e_neg):
         pass
 
 
@@ -285,7 +286,7 @@ def sample_scales(pipe, sliders, prompts, scales, seeds, steps=50, guidance=5.0,
 @torch.no_grad()
 def denoise_scales(pipe, sliders, prompts, scales, x_T, steps=50, guidance=5.0, start=700):
     """`sample_scales` from given noise (B, C, h, w), one row each."""
-    context, empty = pipe.encode_prompts(list(prompts)), pipe.encode_prompts([""])
+    context, empty = pipe.encode_prompts(list(prompts)), pipe.no_prompt()
     k = sum(t > start for t, _ in steps_of(pipe.schedule, steps))
     with positions(sliders, 0.0):
         x = sample(pipe.predictor(context, empty, guidance), pipe.schedule, x_T, steps, stop=k)         # shared by all scales
@@ -419,7 +420,7 @@ def merge_command(args):
     for slider, weight in zip(sliders, weights):
         slider.scale = weight
         slider.merge()
-    save_folder(pipe.unet, pipe.unet.config, args.out / "unet", dtype=pipe.dtype)
+    save_folder(pipe.unet, pipe.unet.config | {"sample_size": pipe.sample_size}, args.out / "unet", dtype=pipe.dtype)
     print(f"written: {args.out / 'unet'}, to take the place of the folder unet of {args.model}")
 
 
@@ -511,10 +512,10 @@ def arguments(argv=None):
     add("--alpha", type=float, default=1.0, help="LoRA constant; the update is alpha / rank (code: 1)")
     add("--where", default="noxattn", choices=sorted(lora.WHERE), help="layers that get an adapter (code: noxattn)")
     add("--recipe", default="staggered", choices=sorted(RECIPES), help="where text sliders get their latents (code: literal)")
-    add("--rollout", type=int, default=10, help="DDIM steps of the student's roll-out, on average (code: 50)")
+    add("--rollout", type=int, default=10, help="DDIM steps of the student's roll-out, about; literal: exactly (code: 50)")
     add("--rollout-guidance", type=float, default=3.0, help="guidance of the roll-out away from c_- (code: 3)")
     add("--sampling", type=int, default=25, help="DDIM steps of a picture (paper: 50)")
-    add("--guidance", type=float, default=5.0, help="classifier-free guidance (code: 7.5)")
+    add("--guidance", type=float, help="classifier-free guidance (default: 5; edit has none; code: 7.5)")
     add("--start", type=int, help="sliders are off while t is above this (default: 700, edit 500; code: 800 for SD 1, 700 for SDXL, edit 500)")
     add("--scales", type=float, nargs="+", default=[-2.0, -1.0, 0.0, 1.0, 2.0], help="slider positions (paper: -3 to 3)")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[common])
@@ -539,10 +540,11 @@ def arguments(argv=None):
     table.add_argument("--table", default="all", help="all, or one of text, eyes, gan, ablation, compose, quality, speed")
     table.add_argument("--repeats", type=int, default=10, help="training seeds")
     table.add_argument("--pictures", type=int, default=8, help="fresh seeds for each training seed")
-    args = parser.parse_args(argv)
+    args = command.parse(parser, argv)
     if args.start is None:                                  # not set_defaults: verbs share the options of `common`
         args.start = 500 if args.verb == "edit" else 700
     check(parser, args)
+    args.guidance = 5.0 if args.guidance is None else args.guidance
     return parser, args
 
 
@@ -571,18 +573,19 @@ def check(parser, args):
         parser.error("--alpha and --lr must be above 0")
     if getattr(args, "pairs", None) and args.prompts:
         parser.error("--prompts makes a text slider and --pairs a visual one; give one of them")
+    if args.verb == "train" and args.prompt and not args.pairs:
+        parser.error("--prompt is what the pictures of --pairs show; a text slider is described by --prompts FILE.json")
+    if args.verb == "edit" and args.guidance is not None:
+        parser.error("edit has no --guidance: inversion with guidance does not come back to the picture")
+    if args.verb is None and (len(args.scales) < 3 or args.scales[len(args.scales) // 2] != 0):
+        parser.error("the demonstration compares with the untouched picture; --scales needs 0 in its middle, such as -2 0 2")
 
 
 def main(argv=None):
     parser, args = arguments(argv)
-    run = {None: demonstrate, "train": train_command, "sample": sample_command, "edit": edit_command, "merge": merge_command,
-           "eval": evaluate}[args.verb]
-    try:
-        run(args)
-    except (ValueError, FloatingPointError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "\nstopped\n")
+    verbs = {None: demonstrate, "train": train_command, "sample": sample_command, "edit": edit_command, "merge": merge_command,
+             "eval": evaluate}
+    command.run(parser.prog, verbs[args.verb], args)
 
 
 if __name__ == "__main__":

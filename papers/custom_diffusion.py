@@ -23,7 +23,8 @@ Where the paper and the authors' code differ, this file follows
   * their code: a third of the pictures zoomed in, size words in front, pictures from 0.6 of the size on left as they are.
   * their code: the loss of a masked picture is a mean over what the mask lets through; here also over the latent channels, so that
     the number is comparable with other losses (theirs is four times that).
-  * neither: in the merge only the new word and what follows it are held to the concepts; "a photo of a" is left to the captions.
+  * their later script: in the merge only the new word and what follows it are held to the concepts; "a photo of a" is left to the
+    captions. (In the first one that words it "a photo of", by an oversight, it is not.)
 Differs from both
   * No weight decay: it would pull W towards 0, not W_0, and with it every row of a table that is a parameter. Here the other rows
     are a buffer, which nothing moves.
@@ -42,6 +43,7 @@ Run     python papers/custom_diffusion.py                                       
         python papers/custom_diffusion.py train --concept cat --concept chair --out both             two concepts, jointly
         python papers/custom_diffusion.py sample --learned cat chair --prompt "a <new1> cat next to a <new2> chair"     merged
         python papers/custom_diffusion.py merge --learned cat chair --out FOLDER
+        python papers/custom_diffusion.py merge --learned a.ckpt b.ckpt --named "<new1> cat" "<new2> chair" --captions FILE --model PATH
         python papers/custom_diffusion.py export --learned cat --layout lora --ratio 0.6 --out FOLDER   for other programs
         python papers/custom_diffusion.py analyze                                rate of change and compression: see papers/tables/
         python papers/custom_diffusion.py eval --table main                      the paper's tables: see papers/tables/
@@ -59,13 +61,14 @@ import torch.nn.functional as F
 from einops import rearrange
 
 import minidiff
-from minidiff import deltas, devices, images, tokens, toybox
+from minidiff import command, deltas, devices, images, tokens, toybox
 from minidiff.attention import TextKV, recorded
 from minidiff.checkpoints import find
 from minidiff.clip import CLIP
 from minidiff.deltas import Delta
 from minidiff.metrics import clip_embeddings, markdown
 from minidiff.pipeline import read_lines, read_prompts
+from minidiff.tokenizer import Tokenizer
 from minidiff.toybox.individuals import CLASS_WORDS, HELD_OUT
 from minidiff.toybox.scenes import MEMBERS
 from minidiff.training import progress, update
@@ -117,8 +120,9 @@ def start_rows(pipe, n, args):
         generator = torch.Generator().manual_seed(args.seed + 1)
         return [(torch.randn(table.shape[1], generator=generator) * table.float().std().cpu()).to(table) for _ in range(n)]
     ids = [pipe.tokenizer.vocab[symbol] for symbol in RARE if symbol in pipe.tokenizer.vocab]
-    if args.captions or len(ids) < n:                           # Appendix E
-        ids = tokens.rare(pipe.tokenizer, corpus(args, 200_000 if args.captions else 200), *((5, 10) if args.captions else (0, 0)))
+    if args.captions or len(ids) < n:                           # Appendix E: 5 to 10 times in 200,000 captions
+        captions = corpus(pipe, args, 200_000 if args.captions else 200)
+        ids = tokens.rare(pipe.tokenizer, captions, 5 * len(captions) // 200_000, 10 * len(captions) // 200_000)
     taken = set(pipe.tokenizer.added)                           # of --start-from: those have used the first ones
     if len(ids) < n + len(taken):
         raise ValueError(f"{len(ids)} rare tokens for {n + len(taken)} words; use --token-init random, or other --captions")
@@ -187,25 +191,29 @@ def class_pictures(pipe, class_word, args):
     """Pictures of the class, (n, 3, S, S), and their captions: drawn by toybox, sampled from the model, or from a folder."""
     n, size, prompt = args.class_pictures, pipe.sample_size * pipe.factor, PROMPT.format(class_word)
     if args.regularization == "generated":                      # Appendix E: 200 pictures, eta 1, guidance 6
-        return pipe(prompt, n, args.sampling, 6.0, args.seed + 1000, eta=1.0, batch=16).cpu(), [prompt] * n
+        return pipe(prompt, n, args.sampling, 6.0, args.seed + 1000, method="ddim", eta=1.0, batch=16).cpu(), [prompt] * n
     if args.regularization == "toybox":
         try:
             drawn = toybox.of_class(class_word, n, args.seed, size)
         except ValueError as error:
             raise ValueError(f"{error}; use --regularization generated, none or a folder") from error
         return drawn.images, drawn.captions
-    words = [path.with_suffix(".txt") for path in images.files(args.regularization)]
+    own = Path(args.regularization) / class_word
+    folder = own if own.is_dir() else own.parent
+    words = [path.with_suffix(".txt") for path in images.files(folder)]
     captions = [path.read_text(encoding="utf-8").strip() if path.is_file() else prompt for path in words]
-    return images.load_folder(args.regularization, size), captions
+    return images.load_folder(folder, size), captions
 
 
 # ------------------------------------------------------------------------------------------------ training
 
 def learn(pipe, concepts, args):
     """Fine-tunes pipe's UNet and the rows of the new words, in place: one concept, or several jointly. Returns a Delta."""
-    generator = torch.Generator().manual_seed(args.seed)
+    generator, words = torch.Generator().manual_seed(args.seed), [] if args.regularization == "none" else [c.class_word for c in concepts]
+    mixed = Path(args.regularization).is_dir() and len(set(words)) > 1
+    if mixed and (missing := [word for word in words if not (Path(args.regularization) / word).is_dir()]):
+        raise ValueError(f"--regularization {args.regularization} holds no folder {missing[0]}; with several concepts it needs one for each class word")
     learned = tokens.add(pipe, [c.token for c in concepts], start_rows(pipe, len(concepts), args))
-    words = [] if args.regularization == "none" else [c.class_word for c in concepts]
     classes = [encoded(pipe, *class_pictures(pipe, word, args)) for word in words]
     trained = trainable(pipe.unet.to(memory_format=torch.channels_last), args.train)
     groups = [{"params": list(trained.values()), "lr": args.lr}]
@@ -334,13 +342,18 @@ def caption_rows(pipe, captions):
     return torch.cat(rows)
 
 
-def corpus(args, n=1000):
+def corpus(pipe, args, n=1000):
     """Captions of many other things: the first n lines of --captions, or toybox's."""
-    if not args.captions and args.model != "toybox":
+    if not args.captions and not is_toybox(pipe):
         raise ValueError("--captions FILE is needed for this model: about 1000 captions of any pictures, one per line")
     if not args.captions:
         return toybox_captions(n)
     return read_lines(args.captions, "captions")[:n]
+
+
+def is_toybox(pipe):
+    """Does it read toybox's words, and no others?"""
+    return pipe.tokenizer.vocab == Tokenizer.from_pretrained(find("toybox") / "tokenizer").vocab
 
 
 @lru_cache
@@ -374,13 +387,27 @@ def image_alignment(pictures, given):
 
 # ------------------------------------------------------------------------------------------------ what to learn, and what was learned
 
+def read(pipe, args):
+    """The Deltas in --learned, with the words of --named."""
+    learned = [deltas.read(path, pipe.unet) for path in args.learned]
+    return [renamed(delta, name) for delta, name in zip(learned, args.named)] if args.named else learned
+
+
 def use(pipe, args):
     """Puts what is in --learned into pipe, several merged. Returns the Delta, and numbers about the merge."""
-    learned = [deltas.read(path, pipe.unet) for path in args.learned]
+    learned = read(pipe, args)
     if len(learned) > 1:
-        return merge(pipe, learned, corpus(args))
+        return merge(pipe, learned, corpus(pipe, args))
     learned[0].apply(pipe)
     return learned[0], {}
+
+
+def renamed(delta, name):
+    """The same with another word, and its class: "<new2> chair". Files of other programs do not say the class."""
+    word, _, class_word = name.partition(" ")
+    if len(delta.rows) != 1:
+        raise ValueError(f"--named {name!r} is for what was learned of one word, and this holds {len(delta.rows)}: {', '.join(delta.rows) or 'none'}")
+    return Delta(delta.weights, {word: row for row in delta.rows.values()}, {word: class_word})
 
 
 def concepts_of(args, size, taken=0):
@@ -402,7 +429,7 @@ def load(args):
         raise ValueError(f"{args.model} is a {type(pipe).__name__}, which cannot be customised here; use a Stable Diffusion 1 or 2, or toybox")
     args.device = pipe.device
     if args.verb in (None, "train", "analyze"):
-        args.regularization = args.regularization or ("toybox" if args.model == "toybox" else "generated")
+        args.regularization = args.regularization or ("toybox" if is_toybox(pipe) else "generated")
     return pipe
 
 
@@ -483,7 +510,7 @@ def export_command(args):
     if len(args.learned) > 1:
         raise ValueError("export takes one folder; merge several first")
     pipe = load(args)
-    path, *words = deltas.export(args.out, deltas.read(args.learned[0], pipe.unet), pipe.unet, args.layout, args.ratio)
+    path, *words = deltas.export(args.out, *read(pipe, args), pipe.unet, args.layout, args.ratio)
     print(f"written: {path}, {path.stat().st_size / 1e6:.2f} MB, and {', '.join(word.name for word in words)}")
 
 
@@ -511,7 +538,7 @@ def arguments(argv=None):
     add("--sampling", type=int, default=25, help="steps of a picture (paper: 200, 50 are enough)")
     add("--guidance", type=float, default=5.0, help="classifier-free guidance (paper: 6)")
     add("--n", type=int, default=4, help="pictures of each prompt")
-    add("--captions", help="text file with a caption per line, about 1000: for merging, and for rare tokens (default: toybox's)")
+    add("--captions", help="text file with a caption per line, 1000 for merging, 200,000 for rare tokens (default: toybox's)")
     learning = argparse.ArgumentParser(add_help=False)
     add = lambda *names, **how: learning.add_argument(*names, **how)
     add("--concept", action="append", choices=list(HELD_OUT), help="one of toybox's, which no training picture shows; again for several")
@@ -523,7 +550,7 @@ def arguments(argv=None):
     add("--lr", type=float, help=f"learning rate of the weights (default: {', '.join(f'{k} {v[0]:g}' for k, v in DEFAULTS.items())}; paper: 8e-5)")
     add("--token-lr", type=float, help="learning rate of the new words (default: 1e-3; paper: 8e-5)")
     add("--regularization", metavar="WHAT", help="toybox, generated, none, or a folder of pictures of the class, captions in NAME.txt beside them "
-        "(default: toybox for toybox, else generated; paper: LAION)")
+        "(default: toybox for toybox, else generated; paper: LAION); with several concepts, a folder in it for each class word")
     add("--class-pictures", type=int, default=200, help="how many to draw or generate (paper: 200)")
     add("--no-augmentation", action="store_true", help="pictures as they are: not mirrored, shrunk or zoomed in")
     add("--token-init", choices=("rare", "random", "fixed"), default="rare", help="where the new row starts; fixed: rare, and stays there (paper: rare)")
@@ -540,6 +567,7 @@ def arguments(argv=None):
     export = new("export", "one concept, or what was merged, as files for other programs")
     for verb in (sample, merging, export):
         verb.add_argument("--learned", nargs="+", required=True, metavar="DIR", help="folders that train wrote, or delta files of any layout")
+        verb.add_argument("--named", nargs="+", metavar="NAME", help='new words, and their classes, for each of them: "<new1> cat" "<new2> chair"')
     sample.add_argument("--prompts", help="JSON file with a list of prompts")
     sample.add_argument("--prompt", default="a <new1> cat in the snow", help="a single one")
     export.add_argument("--layout", default="lora", choices=list(deltas.EXPORTS), help="kind of file")
@@ -548,7 +576,7 @@ def arguments(argv=None):
     table.add_argument("--table", default="all", help="all, or one of main, pairs, ablation, class")
     table.add_argument("--repeats", type=int, default=3, help="training seeds")
     table.add_argument("--pictures", type=int, default=4, help="pictures of each prompt")
-    args = parser.parse_args(argv)
+    args = command.parse(parser, argv)
     check(parser, args)
     return parser, args
 
@@ -558,6 +586,8 @@ def check(parser, args):
     for name in ("steps", "batch", "sampling", "n", "pictures", "repeats", "class_pictures"):
         if getattr(args, name, 1) < 1:
             parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected at least 1")
+    if getattr(args, "named", None) and len(args.named) != len(args.learned):
+        parser.error(f"{len(args.named)} --named for {len(args.learned)} --learned; give one for each")
     if not 0 < getattr(args, "ratio", 1) <= 1:
         parser.error(f"--ratio is {args.ratio}, expected above 0 and at most 1")
     if hasattr(args, "lr"):
@@ -572,14 +602,9 @@ def check(parser, args):
 
 def main(argv=None):
     parser, args = arguments(argv)
-    run = {None: demonstrate, "train": train_command, "sample": sample_command, "merge": merge_command, "export": export_command,
-           "analyze": analyze, "eval": evaluate}[args.verb]
-    try:
-        run(args)
-    except (ValueError, FloatingPointError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "\nstopped\n")
+    verbs = {None: demonstrate, "train": train_command, "sample": sample_command, "merge": merge_command,
+             "export": export_command, "analyze": analyze, "eval": evaluate}
+    command.run(parser.prog, verbs[args.verb], args)
 
 
 if __name__ == "__main__":

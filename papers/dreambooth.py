@@ -30,8 +30,8 @@ Cost    a step takes about 0.7 s of a busy CPU core; there are 140, the class pi
 Run     python papers/dreambooth.py                                        learns a cat of toybox and draws it in new scenes
         python papers/dreambooth.py train --images DIR --class-word cat --model PATH --out mycat
         python papers/dreambooth.py sample --learned mycat --prompt "a photo of a <new1> cat at the beach" --model PATH
-What is stored is the whole UNet, DIR/unet, in half precision: it can take the place of the model's own folder, with "a sks cat" (toybox:
-"a q cat") in the prompt. `eval`, beside other methods: papers/custom_diffusion.py eval.
+What is stored is the whole UNet, DIR/unet, in half precision: it can take the place of the model's own folder, with "a sks cat" in the
+prompt; on toybox, where the row was stretched, the word in DIR/tokens is needed as well. `eval`, beside other methods: papers/custom_diffusion.py eval.
 """
 import argparse
 import time
@@ -42,7 +42,7 @@ import torch
 import torch.nn.functional as F
 
 import minidiff
-from minidiff import devices, images, tokens, toybox
+from minidiff import command, devices, images, tokens, toybox
 from minidiff.checkpoints import save_folder, write_json
 from minidiff.clip import CLIPText
 from minidiff.pipeline import read_prompts
@@ -136,6 +136,8 @@ def given(args, pipe):
     """The concepts to learn: of toybox (--concept), or the caller's own pictures (--images)."""
     size = pipe.sample_size * pipe.factor
     words = args.class_word or []
+    if args.images and args.concept:
+        raise ValueError("--concept and --images: give one of them, as often as you like")
     if args.images:
         if len(words) != len(args.images):
             raise ValueError(f"{len(args.images)} --images and {len(words)} --class-word; give one word such as cat for each folder")
@@ -274,7 +276,7 @@ def arguments(argv=None):
     use.add_argument("--prompt", default="a photo of a <new1> cat", help="what to draw")
     use.add_argument("--prompts", metavar="FILE.json", help="a list of prompts instead")
     use.add_argument("--n", type=int, default=4, help="pictures of each prompt")
-    args = parser.parse_args(argv)
+    args = command.parse(parser, argv)
     for name in ("steps", "batch", "class_pictures", "class_sampling", "sampling", "n"):
         if getattr(args, name, 1) < 1:
             parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected at least 1")
@@ -285,12 +287,8 @@ def arguments(argv=None):
 
 def main(argv=None):
     parser, args = arguments(argv)
-    try:
-        {None: demonstrate, "train": train_command, "sample": sample_command}[args.verb](args)
-    except (ValueError, FloatingPointError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "\nstopped\n")
+    verbs = {None: demonstrate, "train": train_command, "sample": sample_command}
+    command.run(parser.prog, verbs[args.verb], args)
 
 
 if __name__ == "__main__":

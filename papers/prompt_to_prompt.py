@@ -57,7 +57,7 @@ from einops import einsum, rearrange
 from tqdm import tqdm
 
 import minidiff
-from minidiff import images
+from minidiff import command, images
 from minidiff.checkpoints import write_json, write_tensors
 from minidiff.samplers import generators, noise, sample
 from minidiff.tokenizer import clean
@@ -329,7 +329,7 @@ def prompt_to_prompt(pipe, edits, steps=50, guidance=5.0, batch=16):
 def sample_both(pipe, edits, plans, seeds, steps, guidance, bar):
     """Latents of one batch, (2n, C, h, w): the sources, then the edits. Source: Alg. 1."""
     condition = pipe.encode_prompts([e.source for e in edits] + [e.target for e in edits])
-    predict = pipe.predictor(condition, pipe.encode_prompts([""]), guidance)
+    predict = pipe.predictor(condition, pipe.no_prompt(), guidance)
     draws = generators([*seeds, *seeds], len(condition))                    # so that both branches draw the same noise
     x_T = noise((len(draws), pipe.unet.config["in_channels"], pipe.sample_size, pipe.sample_size), draws, pipe.device)
     control = Control(plans, pipe.device)
@@ -513,7 +513,7 @@ def arguments(argv=None):
     add("--blend", nargs="+", default=[], metavar="WORD", help="change the picture only where these words are")
     add("--edits", type=Path, help=f"JSON file with a list of edits, in place of the above: [{ITEM_HELP}, ...]; what an edit leaves "
         "out is as on the command line")
-    args = parser.parse_args(argv)
+    args = command.parse(parser, argv)
     check(parser, args)
     return parser, args
 
@@ -533,12 +533,8 @@ def check(parser, args):
 
 def main(argv=None):
     parser, args = arguments(argv)
-    try:
-        {None: demonstrate, "edit": edit_command}[args.verb](args)
-    except (ValueError, FloatingPointError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "\nstopped\n")
+    verbs = {None: demonstrate, "edit": edit_command}
+    command.run(parser.prog, verbs[args.verb], args)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import minidiff
-from minidiff import devices, images, lora, tokens, toybox
+from minidiff import command, devices, images, lora, tokens, toybox
 from minidiff.checkpoints import CheckpointError, write_json, write_tensors
 from minidiff.metrics import markdown, perceptual_distance, psnr
 from minidiff.samplers import ddim_step, generators, noise, steps_of
@@ -316,7 +316,7 @@ def arguments(argv=None):
     use = new("fill", "complete targets")
     use.add_argument("--learned", type=Path, metavar="DIR", help="what train wrote (default: learn first)")
     use.add_argument("--n", type=int, default=1, help="fillings of each target, of one seed each")
-    args = parser.parse_args(argv)
+    args = command.parse(parser, argv)
     check(parser, args)
     return parser, args
 
@@ -338,12 +338,8 @@ def check(parser, args):
 
 def main(argv=None):
     parser, args = arguments(argv)
-    try:
-        {None: demonstrate, "train": train_command, "fill": fill_command}[args.verb](args)
-    except (ValueError, FloatingPointError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "\nstopped\n")
+    verbs = {None: demonstrate, "train": train_command, "fill": fill_command}
+    command.run(parser.prog, verbs[args.verb], args)
 
 
 if __name__ == "__main__":

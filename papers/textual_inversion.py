@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 
 import minidiff
-from minidiff import devices, images, tokens, toybox
+from minidiff import command, devices, images, tokens, toybox
 from minidiff.checkpoints import write_json
 from minidiff.pipeline import read_lines, read_prompts
 from minidiff.toybox.individuals import CLASS_WORDS, HELD_OUT
@@ -83,8 +83,11 @@ def given(args, size):
     if args.images:
         if not args.class_word:
             raise ValueError(f"--images {args.images} needs --class-word, which says roughly what the pictures show, such as cat")
+        if args.concept:
+            raise ValueError("--concept and --images: one word is learned, so give one of them")
         return images.load_folder(args.images, size), args.class_word
-    return toybox.held_out(args.concept, n=5, size=size).images, args.class_word or CLASS_WORDS.get(args.concept, args.concept)
+    name = args.concept or "cat"
+    return toybox.held_out(name, n=5, size=size).images, args.class_word or CLASS_WORDS.get(name, name)
 
 
 def read_templates(path):
@@ -164,7 +167,7 @@ def arguments(argv=None):
     add("--guidance", type=float, default=5.0, help="classifier-free guidance (code: 5, README 10)")
     learn = argparse.ArgumentParser(add_help=False)
     add = lambda *names, **how: learn.add_argument(*names, **how)
-    add("--concept", default="cat", choices=sorted(HELD_OUT), help="an individual of toybox, five pictures of it")
+    add("--concept", choices=sorted(HELD_OUT), help="an individual of toybox, five pictures of it (default: cat)")
     add("--images", type=Path, metavar="DIR", help="your own pictures; needs --class-word")
     add("--class-word", help="what they show, roughly: one token of the model, where v_* starts")
     add("--token", default="<new1>", help="the new word, S_*")
@@ -184,7 +187,7 @@ def arguments(argv=None):
     use.add_argument("--prompt", default="a photo of a <new1>", help="what to draw")
     use.add_argument("--prompts", metavar="FILE.json", help="a list of prompts instead")
     use.add_argument("--n", type=int, default=4, help="pictures of each prompt")
-    args = parser.parse_args(argv)
+    args = command.parse(parser, argv)
     for name in ("steps", "batch", "vectors", "sampling", "n"):
         if getattr(args, name, 1) < 1:
             parser.error(f"--{name} is {getattr(args, name)}, expected at least 1")
@@ -195,12 +198,8 @@ def arguments(argv=None):
 
 def main(argv=None):
     parser, args = arguments(argv)
-    try:
-        {None: demonstrate, "train": train_command, "sample": sample_command}[args.verb](args)
-    except (ValueError, FloatingPointError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "\nstopped\n")
+    verbs = {None: demonstrate, "train": train_command, "sample": sample_command}
+    command.run(parser.prog, verbs[args.verb], args)
 
 
 if __name__ == "__main__":

@@ -145,6 +145,8 @@ def test_copies_are_mirrored_with_their_masks_and_the_erased_ones_are_grey(pipe,
     z, *_ = paper.views(pipe, .5 * torch.ones_like(picture), mask, options(brightness=.4, **still), g, n=64)
     light = z[:, 0, 0, 0] / .5
     assert .6 <= float(light.min()) < .75 and 1.25 < float(light.max()) <= 1.4
+    z, *_ = paper.views(pipe, torch.cat([picture, picture, .5 * picture]), mask.repeat(3, 1, 1, 1), options(no_augmentation=True), g, n=2)
+    assert len(z) == 3                                                                          # all of them, if they are more than n
     z, *_ = paper.views(pipe, picture, mask, options(no_augmentation=True), g, n=8)
     assert_close(z, picture.repeat(8, 1, 1, 1), atol=1e-4, rtol=0)
 
@@ -294,7 +296,6 @@ def test_what_is_known_has_the_noise_level_of_each_step_fresh_noise_and_is_blend
     monkeypatch.setattr(paper, "blend", lambda x, known, M: seen.append(known) or blend(x, known, M))
     moved(still, z, torch.ones(1, 1, 16, 16), free=2, eta=0.0)
     times = [t for t, _ in steps_of(still.schedule, 10, "ddim")][3:8]                          # t_start 3; the last two are free
-    seen = seen[1:]                                                                            # the first one makes x_T
     assert len(seen) == len(times)
     for known, t in zip(seen, times):
         share = still.schedule.alpha_bar[t]
@@ -314,15 +315,16 @@ def test_the_outside_comes_back_exactly_and_leaving_out_all_steps_is_the_target(
     assert not torch.allclose(moved(still, z, M, no_blending=True) * (1 - M), z * (1 - M), atol=1e-3)
 
 
-def test_sampling_starts_from_noise_inside_and_the_noised_target_outside_at_the_level_of_t_start(still, monkeypatch):
+def test_sampling_starts_from_the_noised_target_at_the_level_of_t_start_inside_the_mask_as_well(still, monkeypatch):
     first, z, M = [], 1000 * torch.ones(1, 8, 16, 16), torch.zeros(1, 1, 16, 16)
     M[..., :8] = 1
     monkeypatch.setattr(paper, "attention_gradient", lambda pipe, x, t, *given: first.append((x, t)) or torch.ones_like(x))
     moved(still, z, M, no_blending=True)
     x, t = first[0]
     assert t == steps_of(still.schedule, 10, "ddim")[3][0]
-    assert abs(float(x[..., 8:].mean()) - 1000 * float(still.schedule.alpha_bar[t].sqrt())) < 1
-    assert abs(float(x[..., :8].mean())) < .1 and float(x[..., :8].std()) == pytest.approx(1, abs=.05)
+    for half in (x[..., :8], x[..., 8:]):
+        assert abs(float(half.mean()) - 1000 * float(still.schedule.alpha_bar[t].sqrt())) < 1
+        assert float(half.std()) == pytest.approx(float((1 - still.schedule.alpha_bar[t]).sqrt()), abs=.05)
     assert len(first) == 3                                                                     # steps 3, 4, 5: the first 60 %
 
 
@@ -412,7 +414,7 @@ def save_source(folder, n=1):
     return folder / "a.png", folder / "m.png"
 
 
-def test_the_script_learns_puts_it_in_given_and_found_masks_and_makes_new_objects(tmp_path, capsys):
+def test_the_script_learns_puts_it_in_given_and_found_masks_and_makes_new_objects(tmp_path, capsys, monkeypatch):
     a, m = save_source(tmp_path)
     out, use = tmp_path / "out", ["--learned", tmp_path / "out", "--n", 2, "--out", tmp_path / "t"]
     run(capsys, "train", *FAST, "--source", a, "--source-mask", m, "--object", "pot", "--out", out)
@@ -422,7 +424,10 @@ def test_the_script_learns_puts_it_in_given_and_found_masks_and_makes_new_object
     assert "PSNR" in said and {p.name for p in (tmp_path / "t").iterdir()} == {"figure.png", "transfer_0.png", "transfer_1.png"}
     run(capsys, "generate", *FAST, *use, "--target-object", "vase")
     assert (tmp_path / "t" / "samples.png").is_file() and deltas.read_tensors(tmp_path / "t" / "samples.safetensors")["images"].shape == (2, 3, 64, 64)
+    prompts, says = [], paper.says
+    monkeypatch.setattr(paper, "says", lambda *given: prompts.append(says(*given)) or prompts[-1])
     run(capsys, "transfer", *FAST, *use[:2], "--n", 1, "--target", a, "--out", tmp_path / "found")
+    assert set(prompts) == {"a <region> of a pot", "a pot with <new1>"}                        # what was learned from, as nothing else is said
     assert (tmp_path / "found" / "transfer_0.png").is_file()
 
 
@@ -585,10 +590,12 @@ def test_new_objects_are_looked_at_with_and_without_their_context(tmp_path, caps
 
 @pytest.mark.parametrize("arguments, message", [
     (["train", "--steps", "0"], "--steps is 0"), (["train", "--lr", "0"], "above 0"), (["train", "--eta", "2"], "--eta is 2.0"),
+    (["train", "--source", "x", "--source-mask", "y"], "--object must say"), (["train", "--att", "-5"], "weights of at least 0"),
+    (["train", "--con", "0", "--att", "0", "--roi", "0"], "one above it"), (["train", "--seed", "-20"], "--seed is -20"),
     (["eval", "--table", "x"], "expected all or one of"), (["train", "--source", "x"], "--source-mask"), (["train", "--start", "26"], "--start is 26"), (["train", "--ornament", "moon"], "invalid choice"),
-    (["train", "--source", "/nowhere.png", "--source-mask", "m.png"], "no picture"), (["train", "--sources", "/nowhere"], "no folder"),
-    (["train", "--source", "a.png", "--source-mask", "small.png"], "size of its picture"), (["train", "--model", "/nowhere"], "no model"),
-    (["train", "--source", "a.png", "--source-mask", "black.png"], "dark all over"), (["transfer"], "--target"),
+    (["train", "--source", "/nowhere.png", "--source-mask", "m.png", "--object", "mug"], "no picture"), (["train", "--sources", "/nowhere", "--object", "mug"], "no folder"),
+    (["train", "--source", "a.png", "--source-mask", "small.png", "--object", "mug"], "size of its picture"), (["train", "--model", "/nowhere"], "no model"),
+    (["train", "--source", "a.png", "--source-mask", "black.png", "--object", "mug"], "dark all over"), (["transfer"], "--target"),
     (["transfer", "--target", "/nowhere.png"], "no picture"), (["generate", "--learned", "/nowhere"], "no file"),
     (["transfer", "--target", "a.png", "--learned", "/nowhere"], "no file"), (["--source", "a.png", "--source-mask", "m.png"], "the demonstration")])
 def test_bad_arguments_are_one_sentence_and_status_2(tmp_path, capsys, monkeypatch, arguments, message):

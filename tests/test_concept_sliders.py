@@ -1,6 +1,7 @@
 """papers/concept_sliders.py: the equations, what trains and what does not, pairs, composition, and the script from end to end."""
 import argparse
 import json
+import shutil
 
 import concept_sliders as paper
 import pytest
@@ -11,6 +12,7 @@ from torch.testing import assert_close
 
 import minidiff
 from minidiff import images, lora
+from minidiff.checkpoints import find
 from minidiff.samplers import ddim_step, guide, noise
 from minidiff.toybox.captions import age_word
 from minidiff.toybox.pairs import pairs, save_pairs
@@ -325,6 +327,9 @@ def test_the_script_trains_saves_draws_and_measures(tmp_path, capsys):
     hair, key = lora.load(plain, tmp_path / "hair.safetensors"), age.names[0] + ".weight"
     update = age.adapters[0].weight() - hair.adapters[0].weight()
     assert_close(merged.state_dict()[key] - plain.state_dict()[key], update, rtol=1e-3, atol=1e-6)
+    shutil.copytree(find("toybox"), tmp_path / "whole", ignore=shutil.ignore_patterns("unet", "prior", "decoder", "composer"))
+    shutil.move(tmp_path / "merged" / "unet", tmp_path / "whole" / "unet")             # as the script says
+    assert minidiff.load(tmp_path / "whole", "cpu").sample_size == 16
 
 
 def test_the_script_learns_a_slider_from_a_folder_of_pairs(tmp_path):
@@ -354,7 +359,8 @@ def test_a_bad_prompt_file_is_one_sentence_and_status_2(tmp_path, capsys, block,
     ["--scales", "nan"], ["--scales", "500"], ["--steps", "0"], ["--rank", "0"], ["--lr", "-1"], ["--model", "/nowhere"], ["--device", "toaster"],
     ["train", "--prompts", "/nowhere.json"], ["sample", "--slider", "/nowhere.safetensors"], ["sample", "--slider", "a.safetensors=99"],
     ["train", "--prompts", "a.json", "--pairs", "b"], ["edit", "--slider", "/nowhere.safetensors", "--image", "/nowhere.png"],
-    ["merge", "--slider", "/nowhere.safetensors"], ["eval", "--table", "shoes"],
+    ["merge", "--slider", "/nowhere.safetensors"], ["eval", "--table", "shoes"], ["train", "--prompt", "a smiling person"],
+    ["edit", "--slider", "a", "--image", "b", "--guidance", "7.5"], ["--scales", "1"], ["--scales", "0", "1", "2"],
 ])
 def test_bad_arguments_are_status_2(tmp_path, capsys, arguments):
     with pytest.raises(SystemExit) as stop:
@@ -373,6 +379,16 @@ def test_erase_is_enhance_with_the_ends_swapped():
     block = {"target": "a", "positive": "b", "negative": "c"}
     erased = paper.checked(block | {"action": "erase"}, "here")
     assert (erased["positive"], erased["negative"]) == ("c", "b")
+
+
+@pytest.mark.filterwarnings("ignore:prompt has")
+@pytest.mark.parametrize("make", [tiny_models.stable_diffusion, tiny_models.stable_diffusion_xl])
+def test_at_scale_0_the_picture_is_the_one_that_the_model_draws_without_a_slider(tmp_path, make):
+    pipe = minidiff.load(make(tmp_path / "model"), "cpu")
+    slider = lora.attach(pipe.unet)
+    pictures = paper.sample_scales(pipe, slider, ["a red cat"], [0.0], [3], 3, 4.0)
+    slider.detach()
+    assert_close(pictures[:, 0], pipe("a red cat", 1, 3, 4.0, 3), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:prompt has")

@@ -132,11 +132,42 @@ def test_class_pictures_are_of_the_class_and_have_their_own_captions(pipe, tmp_p
     made, captions = paper.class_pictures(pipe, "moon", options("--regularization", "generated"))
     assert made.shape == (3, 3, 64, 64) and captions == ["a photo of a moon"] * 3
     assert_close(made[1:2], pipe("a photo of a moon", 1, 1, 6.0, 1001, eta=1.0), rtol=0, atol=1e-4)
+    pipe.schedule.method = "euler"                              # as many public models say
+    assert_close(paper.class_pictures(pipe, "moon", options("--regularization", "generated"))[0], made, rtol=0, atol=1e-4)
     with pytest.raises(ValueError, match="draws no 'zebra'.* use --regularization"):
         paper.class_pictures(pipe, "zebra", options())
 
 
 # Sec. 3.1: what learns
+
+
+def test_several_concepts_have_class_pictures_of_their_own(pipe, tmp_path):
+    concepts = [paper.Concept(f"<new{i}>", word, torch.rand(2, 3, 64, 64)) for i, word in enumerate(("cat", "chair"))]
+    for word, grey in (("cat", .2), ("chair", .8)):
+        images.save(tmp_path / word / "a.png", torch.full((3, 64, 64), grey))
+    for word, grey in (("cat", .2), ("chair", .8)):
+        found, captions = paper.class_pictures(pipe, word, options("--regularization", str(tmp_path)))
+        assert captions == [f"a photo of a {word}"] and float(found.mean()) == pytest.approx(grey, abs=.01)
+    (tmp_path / "chair").rename(tmp_path / "seats")
+    with pytest.raises(ValueError, match="holds no folder chair"):
+        paper.learn(pipe, concepts, options("--regularization", str(tmp_path)))
+
+
+def test_rare_tokens_of_fewer_captions_are_rarer(pipe, monkeypatch):
+    asked = []
+    monkeypatch.setattr(paper.tokens, "rare", lambda tokenizer, captions, *bounds: asked.append(bounds) or list(range(9)))
+    for n in (200_000, 40_000, 1000):
+        monkeypatch.setattr(paper, "corpus", lambda *given: ["a cat"] * n)
+        paper.start_rows(pipe, 1, options("--captions", "x"))
+    assert asked == [(5, 10), (1, 2), (0, 0)]                   # Appendix E
+
+
+def test_another_model_of_toybox_needs_no_captions_and_one_with_other_words_does(pipe):
+    args = options("--model", "elsewhere")
+    assert len(paper.corpus(pipe, args, 3)) == 3
+    pipe.tokenizer.vocab = pipe.tokenizer.vocab | {"photograph</w>": 9999}
+    with pytest.raises(ValueError, match="--captions FILE is needed"):
+        paper.corpus(pipe, args, 3)
 
 
 def test_keys_and_values_of_the_start_token_are_the_same_but_get_no_gradient(pipe):
@@ -363,6 +394,14 @@ def test_the_script_learns_one_on_top_of_another_and_two_apart_merges_draws_and_
         run(capsys, "export", "--device", "cpu", "--learned", a, "--layout", layout, "--ratio", .6, "--out", tmp_path / "x")
     assert {p.name for p in (tmp_path / "x").iterdir()} == {"lora.safetensors", "delta.ckpt", "new1.safetensors"}
     assert tokens.load(fresh(), tmp_path / "x" / "new1.safetensors") == "<new1>"
+    for folder in (a, b):
+        run(capsys, "export", "--device", "cpu", "--learned", folder, "--layout", "compvis", "--out", folder)
+    files = [a / "delta.ckpt", b / "delta.ckpt"]                                             # such files know neither words nor classes
+    run(capsys, "merge", *use, "--learned", *files, "--named", "<new1> cat", "<gate> moon", "--out", tmp_path / "n")
+    same, named = (deltas.read(tmp_path / folder, unet) for folder in "mn")
+    assert named.classes == same.classes == {"<new1>": "cat", "<gate>": "moon"}
+    for name, w in same.weights.items():
+        assert_close(named.weights[name], w, rtol=1e-3, atol=1e-3)
 
 
 def test_the_demonstration_and_the_analysis_write_their_figures(tmp_path, capsys, monkeypatch):
@@ -400,7 +439,7 @@ def test_your_own_pictures_on_a_stable_diffusion(tmp_path, capsys):
     (["train", "--token", "<a>", "--token", "<b>"], "2 --token for 1"), (["train", "--token", "cat"], "is a token already"),
     (["train", "--images", "/nowhere", "--class-word", "cat"], "no folder"), (["train", "--start-from", "/nowhere"], "no file"),
     (["sample", "--learned", "/nowhere"], "no file"), (["sample", "--learned", "x", "--prompts", "/nowhere.json"], "cannot read the prompts"),
-    (["merge", "--learned", "x"], "two or more"), (["export", "--learned", "x", "--ratio", "2"], "--ratio is 2"),
+    (["merge", "--learned", "x"], "two or more"), (["merge", "--learned", "x", "y", "--named", "<a>"], "1 --named for 2"), (["export", "--learned", "x", "--ratio", "2"], "--ratio is 2"),
     (["train", "--model", "/nowhere"], "no model"), (["train", "--captions", "/nowhere.txt", *FAST], "cannot read the captions")])
 def test_bad_arguments_are_one_sentence_and_status_2(tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:

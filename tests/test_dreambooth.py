@@ -136,6 +136,7 @@ def test_the_demonstration_writes_a_figure_and_a_unet_that_a_folder_of_a_model_c
     (["train", "--images", "nowhere"], "1 --images and 0 --class-word"),
     (["train", "--images", "nowhere", "--class-word", "cat"], "no folder nowhere"),
     (["train", "--concept", "cat", "--concept", "dog", "--token", "<a>"], "2 concepts, 1 --token"),
+    (["train", "--concept", "cat", "--images", "x", "--class-word", "dog"], "give one of them"),
     (["train", "--identifier", "zebra"], "'zebra' is 5 tokens"),
     (["train", "--class-pictures", "0"], "--class-pictures is 0, expected at least 1"),
     (["train", "--prior", "-1"], "--prior -1.0"),

@@ -128,6 +128,7 @@ def test_the_script_learns_and_draws_your_own_pictures(tmp_path, pictures, monke
     (["train", "--steps", "0"], "--steps is 0, expected at least 1"),
     (["train", "--lr", "-1"], "--lr is -1.0"),
     (["train", "--concept", "zebra"], "invalid choice"),
+    (["train", "--concept", "cat", "--images", "x", "--class-word", "cat"], "give one of them"),
     (["train", "--templates", "nowhere.txt"], "cannot read the templates nowhere.txt"),
     (["sample", "--learned", "nowhere"], "nowhere"),
     (["sample", "--learned", "x", "--prompts", "nowhere.json"], "cannot read the prompts nowhere.json"),

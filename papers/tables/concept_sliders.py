@@ -162,7 +162,7 @@ def value_of(pictures, attribute):
 
 def once(args, table, key, compute):
     """compute(), a dict of numbers, kept in OUT/tables/TABLE_rows.json: an evaluation that was stopped goes on where it was."""
-    path = args.out / "tables" / f"{table}_rows.json"
+    path, key = args.out / "tables" / f"{table}_rows.json", f"{key} | {args.pictures} x {args.sampling} steps, guidance {args.guidance:g}"
     rows = json.loads(path.read_text()) if path.is_file() else {}
     if key not in rows:
         rows[key] = compute()
@@ -281,14 +281,14 @@ CUSTOMISED = ("custom_diffusion", "textual_inversion")
 def customised_row(args, method, what, seed, first, pictures):
     """The same pictures given to a method that learns a token: one model for "before", one for "after", the same noise for both."""
     from safetensors.torch import load_file
-    ends = {}
+    ends, on = {}, ["--model", args.model, *(["--device", args.device] if args.device else [])]
     for strength in (-1.0, 1.0):
         folder = args.out / "customised" / f"{method}_{what}_{seed}_{strength:+g}"
         for i, picture in enumerate(pictures[strength]):
             images.save(folder / "given" / f"{i}.png", picture)
-        script(f"{method}.py", "train", "--images", folder / "given", "--class-word", "person", "--seed", seed, "--out", folder)
+        script(f"{method}.py", "train", "--images", folder / "given", "--class-word", "person", "--seed", seed, "--out", folder, *on)
         script(f"{method}.py", "sample", "--learned", folder, "--prompt", "a person with <new1>", "--n", args.pictures, "--seed", first,
-               "--sampling", args.sampling, "--guidance", args.guidance, "--out", folder)
+               "--sampling", args.sampling, "--guidance", args.guidance, "--out", folder, *on)
         ends[strength] = load_file(folder / "samples.safetensors")["images"] / 255
     change = lambda x: float((value_of(x[1.0], what) - value_of(x[-1.0], what)).mean())
     own, made = change(pictures), change(ends)

@@ -23,8 +23,8 @@
     minutes, MB        -                            of training with its class pictures, on this machine; of what is stored
 
 CLIP is toybox's own. Textual Inversion's word stands for the noun ("a <new1> in a room"), elsewhere it stands before the class word
-("a <new1> cat in a room"), as in the papers. Each training and each sampling is a run of the method's own file, with its defaults.
-Rows are means over training seeds and concepts, with the standard deviation over training seeds; what was learned, drawn and measured
+("a <new1> cat in a room"), as in the papers. The paper halves the steps without regularisation; here they are as many.
+Each training and each sampling is a run of the method's own file, with its defaults. Rows are means over training seeds and concepts, with the standard deviation over training seeds; what was learned, drawn and measured
 is kept in OUT, so that a stopped evaluation goes on; use another --out to do all again. Table numbers are from memory of the paper.
 """
 import json
@@ -217,7 +217,8 @@ class Bench:
 
     def once(self, table, key, compute):
         """compute(), a dict of numbers, kept in OUT/tables/TABLE_rows.json."""
-        path = self.args.out / "tables" / f"{table}_rows.json"
+        a = self.args
+        path, key = a.out / "tables" / f"{table}_rows.json", f"{key} | {a.pictures} x {a.sampling} steps, guidance {a.guidance:g}"
         rows = json.loads(path.read_text()) if path.is_file() else {}
         if key not in rows:
             rows[key] = compute()

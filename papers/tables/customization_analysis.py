@@ -2,7 +2,7 @@
 
     rate_of_change.png   Fig. 3: when everything is fine-tuned, which layers change most, || theta' - theta || / || theta ||
     compression.png      Appendix C: pictures with fewer and fewer singular values of the change; the last row has the new word only
-    analysis.json        both as numbers, with the image alignment (mean cosine of CLIP to the given pictures) of each size
+    analysis.json        both as numbers, with the image alignment (mean cosine of toybox's CLIP to the given pictures) of each size
 """
 import argparse
 
