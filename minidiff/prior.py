@@ -9,13 +9,17 @@ Text-Conditional Image Generation with CLIP Latents" (unCLIP), arXiv:2204.06125v
     y, encoded         text_hidden           last states of CLIP's text encoder, after its final norm          (B, L, E)
     f_theta            prior(z_t, t, ...)    predicts the clean, whitened embedding, not the noise             (B, E)
 
+Mind the t: in the paper's z_t it stands for text, in the z_t of the code, as in other files, for a timestep.
+
 One Transformer reads one row of tokens, each of which sees itself and what is to its left:
 
     text_hidden 1 .. L | text_pooled | t | z_t | query -> Linear -> prediction
 
 Differs from the paper, as Karlo and Kandinsky do: each dimension of an embedding is whitened by its mean and deviation
 over the training images, where the paper multiplies all by 17.2; sampling draws one candidate, the paper keeps the better
-of two. Modules carry the names of diffusers (PriorTransformer), so its checkpoints load without renaming.
+of two; its steps have the fixed, small variance of DDPM, the paper's that of Analytic-DPM; captions are read by CLIP's text
+encoder, the paper's prior has one of its own. Modules carry the names of diffusers (PriorTransformer), so its checkpoints
+load without renaming.
 """
 from collections import OrderedDict
 

@@ -185,7 +185,8 @@ def load(pipe, path, token=None):
         for part in parts:
             check(tokenizer_of(pipe, part), getattr(pipe, part), token, rows[part])
     except ValueError as error:
-        raise CheckpointError(f"{path} cannot be added as {token!r} (token=... gives another name): {error}") from error
+        raise CheckpointError(f"{path} cannot be added as {token!r} (for another name, train with another --token, or load "
+                              f"with token=...): {error}") from error
     for part in parts:
         grow(tokenizer_of(pipe, part), getattr(pipe, part), token, rows[part])
     return token

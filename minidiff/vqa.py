@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from .images import clip_pixels, to_pillow
 from .tensorfile import CheckpointError
 
-OPENING = re.compile(r"^(answer:|i (think|believe)( that)?|(this|it|that) (is|looks like)|there (is|are)|it's|a (photo|picture) of|an?|the)\s+")
-REFUSAL = re.compile(r"\b(unknown|unsure|uncertain|unclear|none|nothing|anything|other|know|sure|tell|cannot|can't|sorry|n/a|yes|no)\b")
+COLOUR = "(red|orange|yellow|green|blue|purple|pink|brown|black|white|gr[ae]y)"
+OPENING = re.compile(r"^(answer:|i (think|believe)( that)?|(this|it|that) (is|looks like)|there (is|are)|it's|a (photo|picture) of|an?|the|one( of)?"
+                     rf"|some|several|many|few|two|three|four|five|six|\d+|(kind|type|sort|breed|species) of|{COLOUR}( and {COLOUR})?)\s+(?!and\b)")
+REFUSAL = re.compile(r"\b(unknown|unsure|uncertain|unclear|none|nothing|anything|other|know|sure|tell|cannot|can't|isn't|sorry|n/a|yes|no)\b|^not\b")
 MOST_WORDS = 4                                    # an answer of more is a sentence, not the name of something
 
 
@@ -76,11 +78,12 @@ class Blip2:
 
 
 def cleaned(answer, known=()):
-    """The thing that an answer names, in lower case and without article, or None.
+    """The thing that an answer names, in lower case and without article, number or colour, or None: "No, two orange cats." is cats.
 
     None for a refusal ("I don't know"), for a whole sentence, and for what is `known` already: the same word, or its plural.
     """
-    text = re.split(r"[.,;!?]", " ".join(str(answer).lower().split()).replace("\u2019", "'"))[0]
+    text = " ".join(str(answer).lower().split()).replace("\u2019", "'")
+    text = re.split(r"[.,;!?]", re.sub(r"^(yes|no)[.,;!] ", "", text))[0]
     while (shorter := OPENING.sub("", text.strip(" \"'`*"))) != text:
         text = shorter
     if not re.search(r"\w", text) or len(text.split()) > MOST_WORDS or REFUSAL.search(text):
@@ -89,5 +92,6 @@ def cleaned(answer, known=()):
 
 
 def same(word):
-    """Equal for words that count as one: cat, Cats, a cat."""
-    return re.sub(r"^(an?|the)\s+", "", word.lower().strip()).rstrip("s")
+    """Equal for words that count as one: cat, Cats, a cat; puppy, puppies; peach, peaches."""
+    singular = re.sub(r"^(an?|the)\s+", "", word.lower().strip()).rstrip("s")
+    return re.sub("ie$", "y", re.sub("(?<=[hosxz])e$", "", singular))

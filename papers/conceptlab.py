@@ -18,9 +18,11 @@ Learn a new word for something that does not exist: a pet that is no cat, no dog
     L, L_mix        concept_loss       what v_* makes small; L_mix is L without negatives, on pictures         scalar
 
 Formulas are cited by their left sides. Where the paper and the authors' code differ, this file follows
-  * their code: clamps, which no formula has (`--literal` leaves them out). Theirs, 0.28 and 0.20, are for CLIP ViT-L/14. Here, by
-    `calibrated`, tau_max is the median similarity of the prior's draws for the positive words to these words, tau_min that of its
-    draws for known words to the *other* known words (styles: 3/4 of it, as their 0.15 is of 0.20). `--clamps MIN MAX` sets both.
+  * their code: clamps, which no formula has (`--literal` leaves them out, and has lambda 1). Theirs, 0.28 and 0.20, are for CLIP
+    ViT-L/14. Here, by `calibrated`, tau_max is the median similarity of the prior's draws for the positive words to these words, tau_min
+    that of its draws for known words to the *other* known words (styles: 3/4 of it, as their 0.15 is of 0.20). Known are --known, or
+    toybox's members of the category, or else all words given, the positive ones among them; one word alone has no other, and tau_min
+    is -inf. `--clamps MIN MAX` sets both.
   * their code: half of the templates are plain photos. The wordings are ours, such as toybox has read.
   * the paper: evolution holds P(E_y(v_*)) to the pictures. (In their code, by a swap, the text embedding, past the prior.)
   * neither: every text is read at its own end token. (Their sampling reads at the largest id, which is the new word's; their
@@ -56,7 +58,7 @@ import torch.nn.functional as F
 from einops import rearrange
 
 import minidiff
-from minidiff import devices, images, tokens, toybox
+from minidiff import command, devices, images, tokens, toybox
 from minidiff.charts import save_curves
 from minidiff.checkpoints import find, write_json
 from minidiff.kandinsky import Kandinsky, UnCLIP
@@ -224,7 +226,7 @@ def calibrated(pipe, goal, known, args, draws=8):
     """(tau_min, tau_max): how similar the prior's draws for known words are to other known words, and those for positives to these.
 
     Medians over `draws` draws of each. From tau_max on the concept is as much of its category as the plain word; below tau_min it is
-    no nearer to a known member than these are to one another.
+    no nearer to a known member than these are to one another; a single known word has no other, and tau_min is -inf.
     """
     generator, texts = torch.Generator().manual_seed(args.seed + 1), Texts(pipe)
     y, positives = PHOTO, [filled(PHOTO, c) for c in goal.positive]
@@ -328,13 +330,22 @@ def load(args):
 
 def goal_of(pipe, args):
     """The Goal and, for adaptive negatives, whom to ask; fills in --init."""
-    positive = [CATEGORY_WORDS.get(c, c) for c in (["picture"] if args.style else args.positive)]
+    positive = [CATEGORY_WORDS.get(c, c) for c in args.positive]
     goal = Goal(positive, [*args.negative], share(args.weights, len(positive)), is_style=args.style)
+    check_read(pipe, [*positive, *args.negative, *(args.known or [])])
     args.init = args.init or positive[0].split()[-1]
     adaptive = not args.negative and len(positive) == 1 if args.adaptive is None else args.adaptive
     if not args.literal:
         goal.clamps = tuple(args.clamps) if args.clamps else calibrated(pipe, goal, known_words(args, goal), args)
     return goal, vqa(pipe, args, goal) if adaptive else None
+
+
+def check_read(pipe, words):
+    """ValueError for words that toybox has never read: they are letters to its CLIP. A public CLIP has read all, in pieces."""
+    unread = [word for word in words if isinstance(pipe, UnCLIP) and len(pipe.tokenizer.encode(word)) > len(word.split())]
+    if unread:
+        raise ValueError(f"this model has never read {', '.join(map(repr, unread))}; expected words of its captions, such as cat, apple "
+                         "or chair")
 
 
 def known_words(args, goal):
@@ -349,6 +360,7 @@ def vqa(pipe, args, goal):
         return Blip2(find(args.vqa), pipe.device)
     if args.vocabulary:
         words = read_lines(args.vocabulary, "vocabulary")
+        check_read(pipe, words)
     elif not isinstance(pipe, UnCLIP):
         raise ValueError("adaptive negatives need somebody to ask: --vqa FOLDER of a BLIP-2, or --vocabulary FILE of words for CLIP; "
                          "or give all negatives with --negative")
@@ -406,7 +418,7 @@ def demonstrate(args, n=5):
                        row_labels=[filled(PHOTO, category), f"asked at step {answers}", *(filled(s, args.token) for s in SCENES)])
     rows = []
     for name, pictures in ((f"a photo of a {category}", plain), (f"a photo of a {args.token}", made[0])):
-        read_off = verdict(pictures, category) if isinstance(pipe, UnCLIP) else {}
+        read_off = verdict(pictures, category) if isinstance(pipe, UnCLIP) and category in CATEGORIES else {}
         rows.append({"": name} | similarities(pipe, pictures, goal.positive, goal.negative) | read_off)
     metrics |= {f"{name}, plain word": value for name, value in rows[0].items() if name} | {k: v for k, v in rows[1].items() if k}
     metrics |= {"seconds training": metrics["seconds"], "seconds": time.monotonic() - began}
@@ -444,10 +456,13 @@ def evolve_command(args):
 
 
 def sample_command(args):
-    prompts = read_prompts(args.prompts) if args.prompts else [args.prompt]
+    prompts = read_prompts(args.prompts) if args.prompts else [] if args.prompt is None else [args.prompt]
     pipe = load(args)
-    for folder in args.learned:
-        tokens.load(pipe, folder / "learned.safetensors" if folder.is_dir() else folder)
+    learned = [tokens.load(pipe, folder / "learned.safetensors" if folder.is_dir() else folder) for folder in args.learned]
+    prompts = prompts or [filled(PHOTO, token) for token in learned]
+    new, said = {pipe.tokenizer.added[token] for token in learned}, {i for prompt in prompts for i in pipe.tokenizer.encode(prompt)}
+    if not new & said:
+        raise ValueError(f"no prompt says what was learned; expected {' or '.join(learned)} in {prompts[0]!r}")
     images.save_samples(args.out, pipe(prompts, args.n, args.sampling, args.guidance, args.seed, args.negative), prompts)
     print(f"written to {args.out}: samples.safetensors, samples.png")
 
@@ -474,7 +489,7 @@ def arguments(argv=None):
     add("--steps", type=int, default=300, help="optimiser steps (code: 2500, evolution 2000)")
     add("--batch", type=int, default=4, help="draws of the prior in a step (code: 1)")
     add("--lr", type=float, default=1e-3, help="learning rate of AdamW (code: 1e-4)")
-    add("--lam", type=float, default=2.0, help="lambda, weight of the positive term (paper: 1)")
+    add("--lam", type=float, help="lambda, weight of the positive term (default: 2, or 1 with --literal; paper: 1)")
     new_word = argparse.ArgumentParser(add_help=False, parents=[training])
     add = lambda *names, **how: new_word.add_argument(*names, **how)
     add("--token", default="<concept>", help="the new word, S_*")
@@ -483,7 +498,7 @@ def arguments(argv=None):
     add("--space", choices=("prior", "text"), default="prior", help="text: E_y(v_*) in place of P(E_y(v_*)), the paper's ablation")
     words = argparse.ArgumentParser(add_help=False)
     add = lambda *names, **how: words.add_argument(*names, **how)
-    add("--positive", nargs="+", default=["pet"], metavar="WORD", help="C_pos: a category, or several words to mix")
+    add("--positive", nargs="+", metavar="WORD", help="C_pos: a category, or several words to mix (default: pet; of a style: picture)")
     add("--negative", nargs="+", default=[], metavar="WORD", help="C_neg, what it must not be")
     add("--style", action="store_true", help="invent a style, not a thing; negatives are styles")
     add("--adaptive", action=argparse.BooleanOptionalAction, 
@@ -493,7 +508,7 @@ def arguments(argv=None):
     add("--vocabulary", metavar="FILE", help="what CLIP may answer, one a line (default: all that toybox draws)")
     add("--known", nargs="+", metavar="WORD", help="members of the category, for the clamps (default: toybox's, or the given words)")
     add("--clamps", type=float, nargs=2, metavar=("MIN", "MAX"), help="tau_min, tau_max (default: calibrated; code: .2 .28, styles .15 .28)")
-    add("--literal", action="store_true", help="the loss as it is printed, without clamps")
+    add("--literal", action="store_true", help="the loss as it is printed: without clamps, and lambda is 1 unless --lam says otherwise")
     add("--no-max", dest="use_max", action="store_false", help="without S_max, an ablation")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      parents=[common, new_word, words], allow_abbrev=False)     # or --n of `sample` would be taken for a short --negative
@@ -509,27 +524,36 @@ def arguments(argv=None):
     mix.set_defaults(use_max=True)
     use = new("sample", "pictures with learned words in the prompt")
     use.add_argument("--learned", type=Path, nargs="+", required=True, metavar="DIR", help="what was learned, or any file of a token")
-    use.add_argument("--prompt", default="a photo of a <concept>", help="what to draw")
+    use.add_argument("--prompt", help="what to draw (default: a photo of each word that was learned)")
     use.add_argument("--prompts", metavar="FILE.json", help="a list of prompts instead")
     use.add_argument("--negative", help="a prompt to steer away from")
     use.add_argument("--n", type=int, default=4, help="pictures of each prompt")
     table = new("eval", "the paper's tables, on toybox", training)
     table.add_argument("--table", default="all", help="all, or one of main, ablation, adaptive, mixing")
     table.add_argument("--quick", action="store_true", help="a tenth of the paper's protocol")
-    args = parser.parse_args(argv)
+    args = command.parse(parser, argv)
     check(parser, args)
     return parser, args
 
 
 def check(parser, args):
-    """Refuse what cannot work, before anything is loaded."""
-    for name in ("steps", "batch", "period", "sampling", "prior_steps", "n", "litter", "keep"):
-        if getattr(args, name, 1) < 1:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected at least 1")
+    """Refuse what cannot work, before anything is loaded; fill in the defaults that hang on other options."""
+    lowest = dict.fromkeys(("steps", "batch", "period", "sampling", "prior_steps", "n", "litter", "keep"), 1) | {"seed": 0}
+    for name, low in lowest.items():
+        if getattr(args, name, low) < low:
+            parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected at least {low}")
     if getattr(args, "lr", 1) <= 0:
         parser.error(f"--lr is {args.lr}, expected a number above 0")
     if getattr(args, "clamps", None) and not -1 <= args.clamps[0] < args.clamps[1] <= 1:
         parser.error(f"--clamps {args.clamps[0]:g} {args.clamps[1]:g}: expected two cosines, the lower one first")
+    if getattr(args, "clamps", None) and args.literal:
+        parser.error("--literal leaves out what --clamps sets; expected one of them")
+    if getattr(args, "style", False) and args.positive:
+        parser.error(f"--style invents a style of any picture, not of --positive {' '.join(args.positive)}; expected one of them")
+    if args.verb in (None, "train"):
+        args.positive = args.positive or ["picture" if args.style else "pet"]
+    if getattr(args, "lam", 0) is None:
+        args.lam = 1.0 if getattr(args, "literal", False) else 2.0
     words = [*args.positive, *args.negative] if args.verb in (None, "train") else []
     if not all(word.strip() for word in words) or len(set(words)) < len(words):
         parser.error(f"--positive and --negative hold {', '.join(map(repr, words))}: expected different words, none of them empty")
@@ -539,13 +563,8 @@ def check(parser, args):
 
 def main(argv=None):
     parser, args = arguments(argv)
-    run = {None: demonstrate, "train": train_command, "evolve": evolve_command, "sample": sample_command, "eval": evaluate}[args.verb]
-    try:
-        run(args)
-    except (ValueError, FloatingPointError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "\nstopped\n")
+    verbs = {None: demonstrate, "train": train_command, "evolve": evolve_command, "sample": sample_command, "eval": evaluate}
+    command.run(parser.prog, verbs[args.verb], args)
 
 
 if __name__ == "__main__":

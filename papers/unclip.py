@@ -10,12 +10,15 @@ From a caption first the CLIP embedding of a picture is drawn (the prior), then 
     z_i            z_i                  CLIP embedding of the picture: projected, not normalised      (B, E), E = 128
     z_i^(t)        z_t_i                the same, whitened, with the noise of timestep t              (B, E)
     z_t            z_t                  CLIP embedding of the caption: projected, not normalised      (B, E)
+    x_t            x_t                  latents z of x (paper: pixels), with the noise of timestep t  (B, 8, 16, 16)
     f_theta        prior                predicts the whitened z_i itself, not the noise               (B, E)
     -              unet                 the decoder: predicts the noise of latents z, told z_i        (B, 8, 16, 16)
 
 Differs from the paper
   * As in Karlo and Kandinsky: embeddings are whitened by their mean and deviation in each dimension (paper: multiplied by 17.2), one
     sample is drawn (paper: the better of two by their product with z_t; `eval` has it as a column), and no caption is the empty one.
+    Each step of sampling has the fixed, small variance of DDPM (paper: that of Analytic-DPM), and captions are read by CLIP's text
+    encoder (paper: by one of the prior's own).
   * The decoder sees the picture's embedding only, added to the time and as 24 tokens; Kandinsky 2.2 has 32 (paper: 4 tokens beside those
     of the caption). It works on latents (paper: on 64 pixels), with Min-SNR weights (Hang et al. 2023). No embedding is that of mean
     grey (paper: zeros). No upsamplers.
@@ -25,6 +28,7 @@ Differs from the paper
     picture (`distil`): nothing is trained through the UNet then. In a trial 11 minutes of it named 0.64 of objects right, an hour of
     training without it 0.57. It takes captions that say everything, which toybox can write.
   * Variations start from fresh noise (paper: from the inverted picture, with eta > 0).
+  * AdamW with beta2 0.99 and weight decay 0.01, averages with decay 0.999, of the decoder 0.9995 (paper, of the prior: 0.96, 0.06, 0.9999).
   * 0.9 M parameters, and 0.6 M of the decoder's 6.6 M (paper: 1 B and 3.5 B).
 
 Cost    Training takes 0.13 (prior) and 2.0 (decoder) GFLOP a sample: on one core, shared and without bfloat16 units, 260 samples/s
@@ -50,7 +54,7 @@ from einops import rearrange, repeat
 from tqdm import tqdm
 
 import minidiff
-from minidiff import devices, toybox
+from minidiff import command, devices, toybox
 from minidiff.checkpoints import bring, find, load_strict, read_config, read_folder, save_folder, write_atomically, write_json
 from minidiff.clip import CLIP
 from minidiff.images import save_figure, save_samples
@@ -132,7 +136,7 @@ def check_whitening(prior, embeddings):
 # ------------------------------------------------------------------------------------------------ Sec. 2.1: the decoder
 
 def decoder_loss(eps_hat, eps, weight):
-    """|| eps - eps_theta(z_t, t, z_i) ||^2, the mean of each picture's latents, averaged with the weights (B,)."""
+    """|| eps - eps_theta(x_t, t, z_i) ||^2, the mean of each picture's latents, averaged with the weights (B,)."""
     return (weight * (eps_hat - eps).square().mean(dim=(1, 2, 3))).mean()
 
 
@@ -195,9 +199,9 @@ def answers_to_words(pipe, store, latents, n, drop, generator, positions=24):
         z = latents(index[part])
         t, eps = torch.randint(pipe.schedule.T, (len(part),), generator=generator), torch.randn(z.shape, generator=generator)
         context = pipe.encode_prompts(["" if is_dropped[i] else texts[i] for i in part]).context
-        z_t = pipe.schedule.add_noise(z, eps, t).to(pipe.device, memory_format=torch.channels_last)
+        x_t = pipe.schedule.add_noise(z, eps, t).to(pipe.device, memory_format=torch.channels_last)
         with devices.autocast(pipe.device):
-            pipe.unet(z_t, t.to(pipe.device), context)
+            pipe.unet(x_t, t.to(pipe.device), context)
     for hook in hooks:
         hook.remove()
     return torch.where(is_dropped, -1, index), {name: tuple(map(torch.cat, zip(*parts))) for name, parts in heard.items()}
@@ -458,16 +462,13 @@ def arguments(argv=None):
 
 def main(argv=None):
     args = arguments(argv)
-    try:
-        for name, (low, high) in LIMITS.items():
-            value = getattr(args, name, None)
-            if value is not None and not low <= value <= high:
-                raise ValueError(f"--{name.replace('_', '-')} is {value}, expected a number between {low} and {high}")
-        args.device = devices.pick(args.device)
-        VERBS[args.verb](args)
-    except (ValueError, FloatingPointError, OSError) as error:
-        print(f"unclip.py: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    command.run("unclip.py", checked, args)
+
+
+def checked(args):
+    command.within(args, LIMITS)
+    args.device = devices.pick(args.device)
+    VERBS[args.verb](args)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from minidiff.schedule import Schedule
 from minidiff.tokenizer import Tokenizer
 from minidiff.unet import UNet
 from minidiff.vae import VAE
-from minidiff.vqa import ZeroShot, cleaned
+from minidiff.vqa import ZeroShot, cleaned, same
 
 TEXT = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=16, hidden_act="gelu")
 VISION = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=64, patch_size=32, hidden_act="gelu")
@@ -311,6 +311,22 @@ def test_clamps_may_be_given_or_left_out(pipe, folder, more, clamps):
     assert made.clamps == clamps and ask is None
 
 
+@pytest.mark.parametrize("argv, lam", [([], 2), (["train"], 2), (["train", "--literal"], 1), (["train", "--literal", "--lam", "3"], 3),
+                                       (["evolve", "--parents", "a", "b"], 2), (["eval"], 2)])
+def test_lambda_is_the_papers_where_the_loss_is(argv, lam):
+    assert paper.arguments(argv)[1].lam == lam
+
+
+def test_words_that_toybox_has_not_read_are_refused_and_public_models_read_all(pipe, folder, tmp_path):
+    (tmp_path / "words.txt").write_text("cat\nbasilisk\n")
+    for more in (["--negative", "cat", "basilisk"], ["--positive", "basilisk"], ["--known", "cat", "basilisk"],
+                 ["--vocabulary", str(tmp_path / "words.txt")]):
+        with pytest.raises(ValueError, match="has never read 'basilisk'; expected"):
+            paper.goal_of(pipe, options(folder, "--literal", *more))
+    paper.check_read(pipe, ["cat", "a photo", "Dog"])
+    paper.check_read(argparse.Namespace(tokenizer=pipe.tokenizer), ["basilisk"])
+
+
 # answers ---------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("answer, word", [
@@ -318,10 +334,23 @@ def test_clamps_may_be_given_or_left_out(pipe, folder, more, clamps):
     ("guinea\n pig", "guinea pig"), ('"cat"', "cat"), ("Answer: fish", "fish"), ("I think it is a fish", "fish"),
     ("", None), ("...", None), ("unknown", None), ("I don’t know", None), ("I'm not sure", None), ("none", None), ("yes", None), ("no idea", None),
     ("pet", None), ("a Pet", None), ("pets", None), ("dogs", "dogs"), ("rabbit", None), ("Rabbits", None),
-    ("a cat that is sitting on a sofa", None)])
+    ("a cat that is sitting on a sofa", None), ("an orange cat", "cat"), ("two black and white cats", "cats"), ("a kind of fish", "fish"),
+    ("No, it is a cat.", "cat"), ("No, it is not a cat", None), ("No, it isn't", None), ("an orange", "orange"),
+    ("black and white", "black and white")])
 def test_an_answer_is_the_name_of_something_new_or_nothing(answer, word):
     assert cleaned(answer, ["pet", "rabbit"]) == word
-    assert cleaned(answer, ["cat", "dog"]) not in ("cat", "dog", "dogs")
+    assert cleaned(answer, ["cat", "dog"]) not in ("cat", "cats", "dog", "dogs")
+
+
+@pytest.mark.parametrize("one, many", [("puppy", "puppies"), ("peach", "peaches"), ("horse", "horses"), ("cookie", "cookies"),
+                                       ("cat", "three red cats")])
+def test_one_and_many_are_known_by_each_other(one, many):
+    assert cleaned(many, [one]) is None and cleaned(one, [cleaned(many)]) is None
+
+
+def test_the_words_of_toybox_are_answers_as_they_are_and_none_counts_as_another():
+    words = [*paper.MEMBERS, *paper.CATEGORIES, *paper.STYLES, "person", "hand"]
+    assert [cleaned(word) for word in words] == words and len(set(map(same, words))) == len(words)
 
 
 def test_zero_shot_says_the_word_whose_text_is_nearest(pipe):
@@ -492,6 +521,9 @@ def test_the_script_invents_mixes_evolves_and_draws(folder, tmp_path, capsys):
     metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())
     assert {"tau_min", "tau_max", "seconds", "steps", "device", "positive similarity", "a known member", "a known member, plain word"} <= set(metrics)
     assert {p.name for p in (tmp_path / "demo").iterdir()} == {"figure.png", "similarity.png", "story.json", "learned.safetensors", "metrics.json"}
+    run(None, "cat", *train, "--positive", "cat", "--no-adaptive")                     # what the meter has no category for it does not judge
+    metrics = json.loads((tmp_path / "cat" / "metrics.json").read_text())
+    assert "positive similarity" in metrics and "in the category" not in metrics
     run("train", "a", *train, "--positive", "cat", "dog", "--weights", ".4", ".6", "--token", "<a>")
     run("train", "style", *train, "--style", "--token", "<s>", "--period", "1")
     images.save(tmp_path / "photos" / "1.png", torch.rand(3, 64, 64, generator=rng()))
@@ -506,6 +538,32 @@ def test_the_script_invents_mixes_evolves_and_draws(folder, tmp_path, capsys):
     tokens.load(pipe, tmp_path / "child" / "learned.safetensors")
     assert_close(made, pipe("a <c> in a garden", n=2, steps=1, guidance=3.0, seed=4), atol=.02, rtol=0)
     assert "Traceback" not in capsys.readouterr().err
+
+
+def sampled(loaded, monkeypatch, tmp_path, *argv):
+    """The prompts that `sample` draws, of files a, b and of c, which has the word of a."""
+    drawn = []
+    monkeypatch.setattr(paper, "load", lambda args: copy.deepcopy(loaded))
+    monkeypatch.setattr(paper.images, "save_samples", lambda out, pictures, prompts: drawn.extend(prompts))
+    for name, token in {"a": "<dragon>", "b": "<new>", "c": "<dragon>"}.items():
+        tokens.save(tmp_path / f"{name}.safetensors", token, torch.zeros(1, 16))
+    files = [str(tmp_path / f"{name}.safetensors") for name in argv[0]]
+    paper.main(["sample", "--out", str(tmp_path), "--sampling", "1", "--n", "1", "--learned", *files, *argv[1:]])
+    return drawn
+
+
+@pytest.mark.parametrize("argv, prompts", [(["a"], ["a photo of a <dragon>"]), (["ab"], ["a photo of a <dragon>", "a photo of a <new>"]),
+                                           (["ab", "--prompt", "a <NEW>"], ["a <NEW>"])])
+def test_without_a_prompt_each_learned_word_is_drawn(loaded, monkeypatch, tmp_path, argv, prompts):
+    assert sampled(loaded, monkeypatch, tmp_path, *argv) == prompts
+
+
+@pytest.mark.parametrize("argv, says", [(["a", "--prompt", "a photo of a <concept>"], "expected <dragon> in 'a photo of a <concept>'"),
+                                        (["ac"], "train with another --token")])
+def test_samples_without_a_learned_word_or_of_two_alike_are_refused(loaded, monkeypatch, tmp_path, argv, says, capsys):
+    with pytest.raises(SystemExit) as stop:
+        sampled(loaded, monkeypatch, tmp_path, *argv)
+    assert stop.value.code == 2 and says in capsys.readouterr().err
 
 
 def test_ctrl_c_keeps_the_word_as_far_as_it_got(folder, tmp_path, monkeypatch, capsys):
@@ -527,6 +585,11 @@ def test_ctrl_c_keeps_the_word_as_far_as_it_got(folder, tmp_path, monkeypatch, c
     (["train", "--init", "a cat"], "is 2 tokens"), (["train", "--token", "cat"], "is a token already"), (["--positive", "cat", "dog"], "use the verb train"),
     (["train", "--vocabulary", "/nowhere.txt"], "cannot read the vocabulary"), (["train", "--vqa", "/nowhere"], "no folder /nowhere"),
     (["train", "--negative", "cat", "cat"], "expected different words"), (["train", "--negative", "pet"], "expected different words"),
+    (["train", "--style", "--positive", "fruit"], "--style invents a style"),
+    (["train", "--literal", "--clamps", "0.2", "0.3"], "expected one of them"),
+    *(([*verb, "--seed", "-1"], "--seed is -1, expected at least 0")
+      for verb in ([], ["train"], ["evolve", "--parents", "a", "b"], ["sample", "--learned", "x"], ["eval"])),
+    (["train", "--negative", "basilisk"], "has never read 'basilisk'"),
     (["train", "--negative", ""], "none of them empty"), (["evolve", "--parents", "one"], "two or more"), (["evolve", "--parents", "/nowhere", "/nowhere"], "no folder /nowhere"),
     (["sample", "--learned", "/nowhere"], "nowhere"), (["sample", "--learned", "x", "--prompts", "/nowhere.json"], "cannot read the prompts"),
     (["eval", "--table", "every"], "expected all or one of"), (["--device", "abacus"], "abacus"), (["train", "--lr", "1e30", "--literal"], "not finite|loss is")])
@@ -587,11 +650,12 @@ def test_the_tables_are_made_of_what_is_kept(folder, loaded, tmp_path, monkeypat
     monkeypatch.setattr(tables, "WEIGHTS", (.1, .9))
     monkeypatch.setattr(tables, "in_ldm", tables.in_prior)                            # toybox's own model takes its time
     monkeypatch.setattr(paper, "calibrated", lambda *given: (-.5, .5))
-    learn, how_learned, trainings = paper.learn, set(), []
+    learn, how_learned, trainings, lambdas = paper.learn, set(), [], set()
 
     def seen(pipe, goal, args, ask=None, token=None):
         negatives = " ".join(goal.negative)
         trainings.append(args.seed)
+        lambdas.add(args.lam)
         how_learned.add((args.use_max, math.isfinite(goal.clamps[0]), args.space, negatives, ask is not None, len(goal.positive)))
         return learn(pipe, goal, args, ask, token)
     monkeypatch.setattr(paper, "learn", seen)
@@ -609,6 +673,8 @@ def test_the_tables_are_made_of_what_is_kept(folder, loaded, tmp_path, monkeypat
     assert how_learned == {(True, True, "prior", "cat dog", False, 1), (False, True, "prior", "cat dog", False, 1),
                            (True, False, "prior", "cat dog", False, 1), (True, True, "text", "cat dog", False, 1),
                            (True, True, "prior", "", True, 1), (True, True, "prior", "", False, 2), (True, False, "prior", "", False, 2)}
+    assert table["main"]["columns"][-1] == tables.SEEN and table["main"]["rows"][0][tables.SEEN] in paper.CLASSES["member"]
+    assert lambdas == {2.0}                                                            # also of those without clamps
     assert len(trainings) == 1 + 3 + 1 + 1 + 2                                          # main, ablation, adaptive, words, weights: none twice
     assert len(list((tmp_path / "quick" / "pictures").glob("plain-word*"))) == 1
     assert (tmp_path / "quick" / "pet.png").is_file() and (tmp_path / "quick" / "concepts.png").is_file()
@@ -617,6 +683,17 @@ def test_the_tables_are_made_of_what_is_kept(folder, loaded, tmp_path, monkeypat
     monkeypatch.setattr(UnCLIP, "draw", None)
     paper.main(how)
     assert json.loads((tmp_path / "quick" / "table.json").read_text()) == table
+
+
+def test_a_row_says_what_the_meter_sees_most_often(loaded, monkeypatch):
+    from tables import conceptlab as tables
+    names = list(paper.CLASSES["member"])
+    p = F.one_hot(torch.tensor([names.index(name) for name in ("cat", "chair", "chair", "dog")]), len(names)).float()
+    monkeypatch.setattr(paper.toybox, "measure", lambda pictures: {"member_p": p})
+    monkeypatch.setattr(tables, "pictures_of", lambda *given: (torch.rand(4, 3, 64, 64, generator=rng()), {}))
+    bench = argparse.Namespace(pipe=loaded, once=lambda key, compute: compute())
+    numbers = tables.row(bench, tables.PLAIN, "pet", [], ["cat"], 0)
+    assert numbers[tables.SEEN] == "chair" and numbers["in the category"] == numbers["how sure"] == .5
 
 
 def test_the_baseline_in_the_prior_guides_the_prior_and_not_the_decoder(loaded, monkeypatch):

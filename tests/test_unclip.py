@@ -311,7 +311,7 @@ def test_a_killed_run_goes_on_to_exactly_the_same_weights(base, tmp_path, stage,
         update(run, loss, **shown)
     with monkeypatch.context() as patch:
         patch.setattr(Run, "update", killed)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit):
             train(base, tmp_path / "halves", stage, "--steps", "3")
     halves = train(base, tmp_path / "halves", stage, "--steps", "3")
     a, b = (read_folder(f / stage) for f in (whole, halves))

@@ -15,12 +15,15 @@
     in the category      share whose member, read by the meter, is of the category
     a known member       share that the meter takes for a member of it with p > 0.5 (it knows no answer but a member)
     how sure             the largest p of a member of the category, mean
+    seen most as         the member, of any category, that the meter names most often (main only)
 
 CLIP is toybox's own, which training also looks through; the meter is not. Rows are means over pairs and categories, with the standard
 deviation over seeds. Every concept, its pictures and all numbers are kept in OUT, so that a stopped evaluation goes on; use another
---out to do all again. --quick makes a tenth: one pair, two seeds, 24 pictures. Table numbers of the paper are not known to us.
+--out to do all again. The baseline of a text-to-image model is the shipped toybox's, whatever --model is. --quick makes a tenth: one
+pair, two seeds, 24 pictures. Table numbers of the paper are not known to us.
 """
 import json
+from statistics import mode
 
 import conceptlab as paper
 import torch
@@ -37,6 +40,7 @@ from minidiff.toybox.world import CLASSES
 CATEGORY_NAMES = [category for category in CATEGORIES if category != "thing"]
 OURS, IN_PRIOR, IN_LDM, PLAIN = "ConceptLab", "negative prompt, prior", "negative prompt, text-to-image", "plain word"
 COLUMNS = ["positive similarity", "distance", "in the category", "a known member", "how sure"]
+SEEN = "seen most as"
 # method: options of its training
 TRAINED = {OURS: [], "without S_max": ["--no-max"], "without clamps": ["--literal"], "in text space": ["--space", "text"],
            "adaptive negatives": ["--adaptive"]}
@@ -59,7 +63,7 @@ class Bench:
         return [members[i:i + 2] for i in range(0, 2 if self.args.quick else 6, 2)]
 
     def once(self, key, compute):
-        """compute(), a dict of numbers, kept in OUT/rows.json."""
+        """compute(), a dict of numbers and words, kept in OUT/rows.json."""
         path = self.out / "rows.json"
         rows = json.loads(path.read_text()) if path.is_file() else {}
         if key not in rows:
@@ -144,9 +148,11 @@ def row(bench, method, category, given, judged, seed):
     """The numbers of one method with the negatives given, measured against `judged`."""
     def compute():
         pictures, metrics = pictures_of(bench, method, category, given, seed)
-        p = toybox.measure(pictures)["member_p"][:, torch.tensor([m in CATEGORIES[category][0] for m in CLASSES["member"]])]
+        p, members = toybox.measure(pictures)["member_p"], CLASSES["member"]
+        own = p[:, torch.tensor([m in CATEGORIES[category][0] for m in members])]
         numbers = paper.similarities(bench.pipe, pictures, [category], judged) | paper.verdict(pictures, category)
-        return numbers | {"how sure": float(p.amax(dim=1).mean())} | {k: v for k, v in metrics.items() if isinstance(v, (int, float))}
+        numbers |= {"how sure": float(own.amax(dim=1).mean()), SEEN: mode(members[i] for i in p.argmax(dim=1))}
+        return numbers | {k: v for k, v in metrics.items() if isinstance(v, (int, float))}
     return bench.once(f"{method} | {category} | {' '.join(given)} | {' '.join(judged)} | {seed}", compute)
 
 
@@ -169,7 +175,8 @@ def table_main(bench):
     for category in CATEGORY_NAMES:
         of_seed = lambda method, seed: [row(bench, method, category, pair, pair, seed) for pair in bench.pairs(category)]
         found = {method: {seed: of_seed(method, seed) for seed in bench.seeds} for method in methods}
-        rows += [{"category": category, "method": method} | over_seeds(bench, found[method].get) for method in methods]
+        most = {method: mode(r.get(SEEN, "") for r in sum(found[method].values(), [])) for method in methods}
+        rows += [{"category": category, "method": m} | over_seeds(bench, found[m].get) | {SEEN: most[m]} for m in methods]
         for key in better:
             ours, *others = (mean_of(sum(found[method].values(), []), key) for method in (OURS, IN_PRIOR, IN_LDM))
             better[key] += ours > max(others)
@@ -178,7 +185,7 @@ def table_main(bench):
     concepts = len(CATEGORY_NAMES) * len(bench.pairs(CATEGORY_NAMES[0])) * len(bench.seeds)
     won = ", ".join(f"{n} of {len(CATEGORY_NAMES)} categories ({key})" for key, n in better.items())
     return (f"{concepts} concepts, {bench.pictures} pictures of each. ConceptLab beats both negative prompts in {won}",
-            ["category", "method", *COLUMNS], rows)
+            ["category", "method", *COLUMNS, SEEN], rows)
 
 
 def show(bench, category, methods):
