@@ -558,7 +558,12 @@ TRAIN_HELP = f"""Learn a slider, from prompts or from pairs of pictures.
 
 --pairs FOLDER holds sub-folders named by strength (-1 and 1, or -2 -1 1 2 ...) with pictures of equal names: before and after.
   `python -m minidiff.toybox.pairs eye_size --out FOLDER` and `python papers/stylegan.py pairs ...` make such folders.
-  Few pairs of small pictures: try --steps 200 --lr 8e-3 --copies 16 and a --prompt such as "a person": the loss is noisier than that of prompts."""
+  Pictures get the model's own size (their code: 256 for SD 1, 512 for SDXL).
+  Few pairs of small pictures: try --steps 200 --lr 8e-3 --copies 16 and a --prompt such as "a person": the loss is noisier than that of prompts.
+
+The quality sliders of Sec. 6 on toybox (`eval --table quality`): repair is the block {{"target": "a drawing of a cat", "positive": "a clean
+drawing of a cat", "negative": "a distorted drawing of a cat", "eta": 1}}; hands come from pairs, since captions do not say that six fingers
+are wrong: python -m minidiff.toybox.pairs fingers --out FOLDER, and --prompt "a hand"."""
 
 
 def check(parser, args):
