@@ -22,7 +22,9 @@ XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.
 CUT = 6 / 29                          # below, where the cube root would be too steep, Lab has a straight line
 
 HUES = (0, .0833, .166, .25, .333, .5, .56333, .666, .73, .803, .916)
-SATURATIONS, LIGHTS = 5, 4            # rows of each hue, see `codebook`
+# Rows of each hue, see `codebook`. Composer says 5 lights: the full one and 4 that fall, as VideoComposer, of the same laboratory,
+# counts them for its 156 colours; 5 that fall would make 180.
+SATURATIONS, LIGHTS = 5, 4
 COLORS = (len(HUES) + 1) * (SATURATIONS + 2 * LIGHTS)             # 156
 
 

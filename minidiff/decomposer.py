@@ -86,6 +86,8 @@ def agreement(c, got):
         out["palette distance"] = (got["palette"] - c["palette"]).abs().sum(dim=1).mean() / 2
     if "depth" in c:
         out["depth error"] = (got["depth"] - c["depth"]).abs().mean()
+    if "intensity" in c:
+        out["intensity error"] = (got["intensity"] - c["intensity"]).abs().mean()
     if "sketch" in c:                                           # lines within one pixel of each other are the same
         near = lambda lines: F.max_pool2d(lines, 3, stride=1, padding=1)
         right, found = ((a * near(b)).sum() / a.sum() for a, b in ((got["sketch"], c["sketch"]), (c["sketch"], got["sketch"])))

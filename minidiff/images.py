@@ -7,6 +7,7 @@ import warnings
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -22,12 +23,13 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 # files -----------------------------------------------------------------------------------------------------------
 
-def load(path, size=None):
+def load(path, size=None, smooth=True):
     """Read a picture: (3, H, W) in [0, 1].
 
     Args:
         path: any format that Pillow reads; transparent pixels become white, the camera's rotation is applied.
         size: cut the largest square out of the middle and resize it to size x size; None keeps the picture as it is.
+        smooth: resize with Lanczos; False takes the nearest pixel, so that no colour is there that was not there before.
 
     Raises ValueError if the file is missing, unreadable or smaller than 8 pixels.
     """
@@ -35,7 +37,8 @@ def load(path, size=None):
     if min(picture.size) < SMALLEST:
         raise ValueError(f"{path} is {picture.width}x{picture.height} pixels, expected at least {SMALLEST}x{SMALLEST}")
     if size is not None:
-        picture = _middle_square(picture).resize((size, size), Image.Resampling.LANCZOS)
+        how = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
+        picture = _middle_square(picture).resize((size, size), how)
     return from_pillow(picture)
 
 
@@ -55,6 +58,11 @@ def load_masked(path, mask, size):
     return load(path, size), inside
 
 
+def sides(path):
+    """Width and height of a picture, upright."""
+    return _open(Path(path)).size
+
+
 def _open(path):
     if not path.is_file():
         raise ValueError(f"no picture at {path}" + ("; it is a folder, see load_folder" if path.is_dir() else ""))
@@ -62,13 +70,20 @@ def _open(path):
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)      # a tiny file may claim to be huge
             with Image.open(path) as picture:
-                picture = ImageOps.exif_transpose(picture)
+                picture = _in_bytes(ImageOps.exif_transpose(picture))
                 if picture.has_transparency_data:
                     picture = picture.convert("RGBA")
                     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
                 return picture.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{path} cannot be read as a picture ({error})") from error
+
+
+def _in_bytes(picture):
+    """Grey of 16 bits as grey of 8; Pillow's own conversion makes white of everything above 255."""
+    if not picture.mode.startswith("I"):
+        return picture
+    return Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
 
 
 def _middle_square(picture):

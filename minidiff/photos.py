@@ -2,10 +2,11 @@
 
     photos/cat.jpg                      any picture that Pillow reads
     photos/cat.txt                      its captions, one a line; without the file it has none
-    photos/cat.depth.png                its depth, if you have it, bright near and dark far, from any depth network
+    photos/cat.depth.png                its depth, if you have it, bright near and dark far, from any depth network, 8 or 16 bits
     photos/cat.instances.png            its instances, if you have them, each class in a colour of its own, the same in all photos
 
-Maps are cut and resized like their photo, whose proportions they must have.
+Maps are cut and resized like their photo, whose proportions they must have; instances without mixing their colours. They may end in
+any of images.SUFFIXES, but JPEG spoils the colours of instances.
 """
 import hashlib
 import json
@@ -18,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from .checkpoints import write_atomically, write_json
-from .images import files, load
+from .images import SUFFIXES, files, load, sides
 
 MAPS = {"depth": 1, "instances": 3}               # channels
 WORDINGS = 3
@@ -33,9 +34,20 @@ def photos_in(folder):
 
 
 def maps_beside(path, size):
-    """{name: (channels, size, size) in [0, 1]} of the maps that lie beside a photo."""
-    paths = {name: Path(path).with_suffix(f".{name}.png") for name in MAPS}
-    return {name: load(p, size)[:MAPS[name]] for name, p in paths.items() if p.is_file()}
+    """{name: (channels, size, size) in [0, 1]} of the maps that lie beside a photo; ValueError if one has other proportions."""
+    paths = {name: p for name in MAPS if (p := map_beside(path, name)) is not None}
+    width, height = sides(path) if paths else (None, None)
+    for p in paths.values():
+        w, h = sides(p)
+        if abs(w * height - h * width) > max(w, h, width, height):                  # more than a pixel, which rounding may cost
+            raise ValueError(f"{p} is {w}x{h} pixels and {path} {width}x{height}; a map must have the proportions of its photo")
+    return {name: load(p, size, smooth=name != "instances")[:MAPS[name]] for name, p in paths.items()}
+
+
+def map_beside(path, name):
+    """The path of a map of a photo, with whatever suffix of a picture; None if there is none."""
+    suffixes = [s for suffix in SUFFIXES for s in (suffix, suffix.upper())]
+    return next((p for s in suffixes if (p := Path(path).with_suffix(f".{name}{s}")).is_file()), None)
 
 
 def captions_beside(path):

@@ -1,7 +1,9 @@
 """What frozen networks make of a store of pictures and captions, computed once and kept beside it.
 
-A store (toybox/store.py, photos.py) has len(), images(index) (B, 3, S, S) in [-1, 1], captions (lists of wordings), folder and save.
-Files are named by the weights they were computed with: another CLIP makes another file, and what fits is found again.
+A store (toybox/store.py, photos.py) has len(), images(index) (B, 3, S, S) in [-1, 1], captions (lists of wordings) and a folder.
+Files are named by the weights they were computed with: another CLIP makes another file, and what fits is found again. They are written
+batch by batch and mapped into memory, so a store may be larger than memory. What is held there whole: embeddings, 4 E bytes a picture
+(3 KB of CLIP ViT-L: 3 GB for a million), and the captions with the numbers of their tokens, 8 bytes for each of L tokens of a wording.
 """
 import hashlib
 
@@ -10,6 +12,7 @@ import torch
 from einops import rearrange
 
 from . import devices
+from .checkpoints import write_atomically
 from .images import clip_pixels
 
 
@@ -18,14 +21,22 @@ def once(store, name, made_by, compute, dtype=torch.float16, batch=256):
 
     made_by: the tensors that `compute` depends on, besides the pictures; they are part of the file's name.
     """
-    return once_of(store, name, made_by, torch.arange(len(store)).split(batch), compute, dtype)
+    return once_of(store, name, made_by, torch.arange(len(store)).split(batch), len(store), compute, dtype)
 
 
 @torch.no_grad()
-def once_of(store, name, made_by, parts, compute, dtype=torch.float16):
+def once_of(store, name, made_by, parts, n, compute, dtype=torch.float16):
+    """The same of any `parts`, whose rows are n together. Memory holds those of one part."""
+    def write(temporary):
+        with open(temporary, "wb") as file:
+            for i, part in enumerate(parts):
+                rows = compute(part).to(dtype).cpu().contiguous().numpy()
+                if i == 0:
+                    np.lib.format.write_array_header_1_0(file, {"descr": rows.dtype.str, "fortran_order": False, "shape": (n, *rows.shape[1:])})
+                file.write(rows.data)
     path = store.folder / f"{name}-{fingerprint(made_by)}.npy"
     if not path.is_file():
-        store.save(path, torch.cat([compute(part).to(dtype).cpu() for part in parts]).numpy())
+        write_atomically(path, write)
     return np.load(path, mmap_mode="r")
 
 
@@ -77,7 +88,7 @@ def captions_as_read(clip, tokenizer, store):
     def compute(rows):
         longest = length[rows].max()
         return clip.text(ids[rows, :longest].to(device_of(clip)))[0][mask[rows, :longest]]
-    states = once_of(store, "captions", clip.state_dict().values(), torch.arange(len(ids)).split(256), compute)
+    states = once_of(store, "captions", clip.state_dict().values(), torch.arange(len(ids)).split(256), int(length.sum()), compute)
     place = (length.cumsum(dim=0) - length)[:, None] + torch.arange(ids.shape[1])       # of token l of each caption in `states`
 
     @torch.no_grad()

@@ -37,10 +37,14 @@ Differs from the paper
   * It works on latents of an autoencoder (paper: 64 pixels), with 7.4 M parameters, of which 1.3 M are its own (paper: 2 B), and with
     Min-SNR weights (Hang et al. 2023) on Eq. (1); --gamma 0 for none.
   * Depth and instances are read by a network that was trained on toybox, sketches are drawn by an edge detector, and smoothing keeps
-    the sum of a palette at 1.
-  * The upsamplers are those of papers/upsampler.py (--size 256), and the optional prior is that of papers/unclip.py
-    (--prior).
-Not here: networks for depth and instances of photos (maps that lie beside the photos are read, see minidiff/photos.py).
+    the sum of a palette at 1, and its smallest shares (VideoComposer: below 1e-5 they become 0).
+  * Stems are 16 channels wide inside (VideoComposer: 32), projections 128 (VideoComposer: four times the UNet's first channels).
+  * A translation is told caption, embedding, sketch and depth (paper: all representations). The palette is told in a pose transfer and
+    a try-on too (paper: instances and embedding; masking and embedding).
+  * The upsamplers are those of papers/upsampler.py (--size 256), and the optional prior is that of papers/unclip.py (--prior), which
+    takes 25 steps with guidance 2 (paper: 100 and 3; --prior-steps, --prior-guidance).
+Not here: networks for depth and instances of photos. Make maps with one of those that are public, before training and before use:
+what lies beside a photo is read, see minidiff/photos.py.
 
 Cost    Training takes 2.5 GFLOP a sample in stage 1 and 2.7 in stage 2: on one core 19 samples per second of CPU time, in float32.
         Before that, decomposing takes a core 10 ms a picture and 12 KB on the disk. The weights are 2.5 MB.
@@ -65,7 +69,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minidiff import devices, images, lora, photos, toybox
+from minidiff import command, devices, images, lora, photos, toybox
 from minidiff.checkpoints import bring, find, from_folder, load_strict, read_config, read_folder, save_folder, write_json
 from minidiff.color import COLORS, painted
 from minidiff.decomposer import Decomposer, agreement, of_store, with_hole
@@ -86,7 +90,8 @@ GLOBALS, LOCALS = ("caption", "embedding", "palette"), ("sketch", "instances", "
 NAMES = GLOBALS + LOCALS
 TOKENS = 4                                        # of the embedding, and of the palette: eight in all
 ALL, DROP = .1, dict.fromkeys(NAMES, .5) | {"intensity": .7}
-RULES = {"paper": (ALL, .1, DROP), "each": (0, 0, DROP), "never": (0, 1, DROP)}      # shares that lose all, that lose none; the others' rates
+RULES = {"paper": (ALL, .1, DROP), "each": (0, 0, DROP), "never": (0, 1, DROP),      # shares that lose all, that lose none; the others' rates
+         "intensity": (ALL, .1, DROP | {"intensity": .5})}
 SCHEDULE = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False, eta=1.0)
 
 
@@ -233,7 +238,7 @@ def min_snr_weight(alpha_bar, gamma):
 def drawn_subset(n, generator=None, device=None, rule="paper"):
     """{name: bool (n,)}: which conditions each picture keeps. All go with 0.1, all stay with 0.1, else each goes by itself.
 
-    rule: for the ablation, "each" has only the last of the three, and with "never" nothing goes.
+    rule: for the ablation, "each" has only the last of the three, with "never" nothing goes, and with "intensity" it goes as often as others.
     """
     all_go, all_stay, rates = RULES[rule]
     u = torch.rand(n, generator=generator, device=device)
@@ -359,9 +364,26 @@ class Model:
             self.composer.lora.merge()                                          # costs nothing from here on
         if self.composer.config["local"]["instances"] != PLANES:                # trained on photos: their maps are not toybox's
             self.decomposer.reader = None
+        self.beside = []                                                        # (picture, its maps) of all that `load` has read
+
+    def load(self, path, needs=()):
+        """The picture in a file, (1, 3, S, S). A model of photos is given the maps beside it when the picture is decomposed.
+
+        needs: ValueError if one of these is among the maps that are not there.
+        """
+        x, maps = images.load(path, self.size)[None], {}
+        if self.decomposer.reader is None:
+            maps = {k: v[None].to(self.device) for k, v in photos.maps_beside(path, self.size).items()}
+            absent = [name for name in photos.MAPS if name in needs and name not in maps]
+            if absent:
+                expected = Path(path).with_suffix(f".{absent[0]}.png")
+                raise ValueError(f"no {' and no '.join(absent)} of {path}: expected {expected}, as this model was trained on photos")
+        self.beside.append((x, maps))
+        return x
 
     def decompose(self, x, **how):
-        return self.decomposer(x, **how)
+        maps = next((maps for own, maps in self.beside if own is x), None)
+        return self.decomposer(x, **{"maps": maps} | how)
 
     @torch.no_grad()
     def encode(self, x):
@@ -418,10 +440,10 @@ class Model:
 
 # ------------------------------------------------------------------------------------------------ uses
 
-def text_to_image(m, captions, n=3, seed=0, prior=False):
-    """Pictures of captions; with the prior, also told an embedding for each picture that it draws for its caption."""
+def text_to_image(m, captions, n=3, seed=0, prior=False, **how):
+    """Pictures of captions; with the prior, also told an embedding for each picture that it draws for its caption (how: see `imagine`)."""
     captions, seeds = [c for c in captions for _ in range(n)], seeds_of(captions, n, seed)
-    c = m.decomposer.caption(captions) | (m.imagine(captions, seeds) if prior else {})
+    c = m.decomposer.caption(captions) | (m.imagine(captions, seeds, **how) if prior else {})
     return m.draw(c, seed=seeds)
 
 
@@ -438,11 +460,11 @@ def variations(m, x, names=("embedding",), n=3, seed=0):
 def interpolation(m, a, b, where, same=(), seed=0):
     """From picture a to picture b, (1, 3, S, S) each: embedding and palette in between, at each s of `where`, 0 to 1.
 
-    same: conditions that stay as in a. All get the same noise.
+    same: conditions that stay as in a; one of the two may be among them. All get the same noise.
     """
     c_a, c_b, s = m.decompose(a), m.decompose(b), torch.tensor(where).to(m.device)[:, None]
-    c = each(only(c_a, *same), lambda v: v.expand(len(s), *v.shape[1:]))
-    c |= {"embedding": slerp(c_a["embedding"], c_b["embedding"], s), "palette": torch.lerp(c_a["palette"], c_b["palette"], s)}
+    c = {"embedding": slerp(c_a["embedding"], c_b["embedding"], s), "palette": torch.lerp(c_a["palette"], c_b["palette"], s)}
+    c |= each(only(c_a, *same), lambda v: v.expand(len(s), *v.shape[1:]))
     return m.draw(c, seed=[seed] * len(s))
 
 
@@ -474,12 +496,12 @@ def colorization(m, x, colors, seed=0, n=1):
 
 
 def style_transfer(m, x, style, names=("sketch", "depth", "instances"), seed=0, n=1):
-    """What is where, of x; how it looks, of the picture `style`."""
-    return m.draw(only(m.decompose(x), *names) | only(m.decompose(style), "embedding", "palette"), n=n, seed=seed)
+    """What is where, of x; how it looks, of the picture `style`, except for what is in `names` too."""
+    return m.draw(only(m.decompose(style), "embedding", "palette") | only(m.decompose(x), *names), n=n, seed=seed)
 
 
 def translation(m, x, caption, w=None):
-    """x as a picture of another domain, which the caption names: a reconfiguration of all but the text."""
+    """x as a picture of another domain, which the caption names: a reconfiguration of the text; embedding, sketch and depth stay."""
     return reconfiguration(m, x, m.decomposer.caption([caption] * len(x)), ("caption", "embedding", "sketch", "depth"), w)
 
 
@@ -536,45 +558,62 @@ def demo(args):
 
 def compose(args):
     """Each condition from a picture of its own: samples.png and samples.safetensors."""
-    m, c = load(args), {}
+    m = load(args)
+    c = given(m, args)
+    for option in ("both", "suppress"):
+        absent = [name for name in getattr(args, option) if not only(c, name)]
+        if absent:
+            raise ValueError(f"--{option} {' '.join(absent)}: there is no such condition; give its picture too, or the caption")
+    c_1 = only(c, *args.both, *args.suppress)
+    c_2 = {k: v for k, v in c.items() if condition_of(k) not in args.suppress}
+    if not c_2:
+        raise ValueError(f"nothing to compose from; give --caption or a picture for one of {', '.join(NAMES[1:])}, which is not in --suppress")
+    finish(m, args, m.draw(c_2, c_1, seed=args.seed), [args.caption or ", ".join(c)])
+
+
+def given(m, args):
+    """The conditions of args.n pictures: of a picture for each, of the caption, and of the prior."""
+    c = {}
+    if args.masking is None and (args.hole or args.mask):
+        raise ValueError("--hole and --mask say what --masking leaves out; give its picture too")
+    if args.prior and (args.caption is None or args.embedding):
+        raise ValueError("--prior draws the embedding of the --caption; give one, and no --embedding")
     for name in NAMES[1:]:
         path = getattr(args, name)
         if path is not None:
-            x = images.load(path, m.size)[None]
-            maps = {k: v[None].to(m.device) for k, v in photos.maps_beside(path, m.size).items()} if m.decomposer.reader is None else {}
-            part = only(m.decompose(x, known=with_hole(x, *args.hole), maps=maps), name)
-            if not part:                                        # no reader
-                raise ValueError(f"no {name} of {path}: expected {path.with_suffix(f'.{name}.png')}, as this model was trained on photos")
-            c |= part
+            x = m.load(path, needs=[name])
+            c |= only(m.decompose(x, known=outside(args, x, path) if name == "masking" else None), name)
     c |= m.decomposer.caption([args.caption]) if args.caption else {}
-    if args.prior and (args.caption is None or args.embedding):
-        raise ValueError("--prior draws the embedding of the --caption; give one, and no --embedding")
     c = each(c, lambda v: v.repeat_interleave(args.n, dim=0))
-    c |= m.imagine([args.caption] * args.n, args.seed) if args.prior else {}
-    absent = [name for name in args.both if not only(c, name)]
-    if absent:
-        raise ValueError(f"--both {' '.join(absent)}: there is no such condition; give its picture too, or the caption")
-    if not c:
-        raise ValueError(f"nothing to compose from; give --caption or a picture for one of {', '.join(NAMES[1:])}")
-    finish(m, args, m.draw(c, only(c, *args.both), seed=args.seed), [args.caption or ", ".join(c)])
+    return c | (m.imagine([args.caption] * args.n, args.seed, args.prior_steps, args.prior_guidance) if args.prior else {})
+
+
+def outside(args, x, path):
+    """What is known of the picture x, (1, 1, S, S): all but --mask, a picture that is light in the hole, or all but --hole."""
+    if args.mask is None:
+        return with_hole(x, *(args.hole or ()))
+    return 1 - images.load_masked(path, args.mask, x.shape[-1])[1][None]
 
 
 def sample_captions(args):
     m = load(args)
-    finish(m, args, text_to_image(m, args.caption, args.n, args.seed, args.prior), args.caption)
+    pictures = text_to_image(m, args.caption, args.n, args.seed, args.prior, steps=args.prior_steps, guidance=args.prior_guidance)
+    finish(m, args, pictures, args.caption)
 
 
-# name: (how many pictures it takes, what is drawn from them). Text to image is `sample`, any other combination `compose`.
+# name: (how many pictures it takes; which options it has; --names by default, and of which picture they are; what is drawn).
+# Text to image is `sample`, any other combination `compose`.
 USES = {
-    "variation": (1, lambda m, a, x: variations(m, x, a.names or ("embedding",), a.n, a.seed)),
-    "interpolation": (2, lambda m, a, x, y: interpolation(m, x, y, torch.linspace(0, 1, a.n).tolist(), a.names or (), a.seed)),
-    "reconfiguration": (2, lambda m, a, x, y: reconfiguration(m, x, only(m.decompose(y), *(a.names or ("palette",))))),
-    "region-edit": (1, lambda m, a, x: region_edit(m, x, with_hole(x, *a.hole), m.decomposer.caption([said(a)]), a.n, a.seed)),
-    "colorization": (2, lambda m, a, x, y: colorization(m, x, y, a.seed, a.n)),
-    "style-transfer": (2, lambda m, a, x, y: style_transfer(m, x, y, a.names or ("sketch", "depth", "instances"), a.seed, a.n)),
-    "translation": (1, lambda m, a, x: translation(m, x, said(a))),
-    "pose-transfer": (2, lambda m, a, x, y: pose_transfer(m, x, y)),
-    "try-on": (2, lambda m, a, x, y: try_on(m, x, with_hole(x, *a.hole), y, a.n, a.seed))}
+    "variation": (1, ("names", "n"), ("embedding",), 0, lambda m, a, x: variations(m, x, a.names, a.n, a.seed)),
+    "interpolation": (2, ("names", "n"), (), 0, lambda m, a, x, y: interpolation(m, x, y, torch.linspace(0, 1, a.n).tolist(), a.names, a.seed)),
+    "reconfiguration": (2, ("names",), ("palette",), 1, lambda m, a, x, y: reconfiguration(m, x, only(m.decompose(y), *a.names))),
+    "region-edit": (1, ("caption", "hole", "mask", "n"), (), 0,
+                    lambda m, a, x: region_edit(m, x, outside(a, x, a.pictures[0]), m.decomposer.caption([said(a)]), a.n, a.seed)),
+    "colorization": (2, ("n",), (), 0, lambda m, a, x, y: colorization(m, x, y, a.seed, a.n)),
+    "style-transfer": (2, ("names", "n"), ("sketch", "depth", "instances"), 0, lambda m, a, x, y: style_transfer(m, x, y, a.names, a.seed, a.n)),
+    "translation": (1, ("caption",), (), 0, lambda m, a, x: translation(m, x, said(a))),
+    "pose-transfer": (2, (), ("instances",), 1, lambda m, a, x, y: pose_transfer(m, x, y)),
+    "try-on": (2, ("hole", "mask", "n"), (), 0, lambda m, a, x, y: try_on(m, x, outside(a, x, a.pictures[0]), y, a.n, a.seed))}
 
 
 def said(args):
@@ -585,11 +624,18 @@ def said(args):
 
 def use(args):
     """One of the uses, on pictures of yours: samples.png and samples.safetensors."""
-    wanted, draw = USES[args.name]
+    wanted, options, names, of, draw = USES[args.name]
     if len(args.pictures) != wanted:
         raise ValueError(f"{args.name} takes {wanted} picture{'s' * (wanted > 1)}, got {len(args.pictures)}")
+    for option in ("names", "caption", "hole", "mask", "n"):
+        if getattr(args, option) is not None and option not in options:
+            raise ValueError(f"--{option} means nothing for {args.name}; expected {' '.join(f'--{o}' for o in options) or 'none of its kind'}")
+    args.names, args.n = args.names or names, args.n or 4
+    if args.name in ("interpolation", "style-transfer") and {"embedding", "palette"} <= {*args.names}:
+        raise ValueError(f"--names with embedding and palette leaves nothing of the second picture in {args.name}; expected one of them at most")
     m = load(args)
-    finish(m, args, draw(m, args, *(images.load(path, m.size)[None] for path in args.pictures)), [args.name])
+    pictures = [m.load(path, args.names if i == of else ()) for i, path in enumerate(args.pictures)]
+    finish(m, args, draw(m, args, *pictures), [args.name])
 
 
 def finish(m, args, pictures, rows):
@@ -601,17 +647,24 @@ def finish(m, args, pictures, rows):
 
 
 def decompose(args):
-    """The representations of pictures that are pictures themselves, and the palette: decomposition.png."""
-    x = torch.stack([images.load(path, 64) for path in args.images]) if args.images else toybox.sample(6, args.seed).images
-    c = each(Decomposer(find(args.model), args.device)(x), lambda v: v.cpu())
-    rows = {"picture": x, "palette": torch.stack([painted(h) for h in c["palette"]]),
+    """The representations of pictures that are pictures themselves, and the palette: decomposition.png. Of photos, the maps that all have."""
+    m = Model(args.model, args.device)
+    pictures = [m.load(path) for path in args.images] if args.images else [toybox.sample(6, args.seed, size=m.size).images]
+    parts = [m.decompose(x) for x in pictures]
+    x, c = torch.cat(pictures), {k: torch.cat([p[k] for p in parts]).cpu() for k in parts[0] if all(k in p for p in parts)}
+    rows = {"picture": x, "palette": torch.stack([painted(h, m.size) for h in c["palette"]]),
             "masking": c["masking"][:, :3] / 2 + .5, **{k: c[k].repeat(1, 3, 1, 1) for k in ("sketch", "intensity", "depth") if k in c}}
-    if "instances" in c:                                        # the classes from red to blue, boundaries white
-        hues = torch.linspace(0, 1, PLANES - 1)
-        colors = torch.stack([1 - hues, 1 - (2 * hues - 1).abs(), hues], dim=1)
-        rows["instances"] = torch.maximum(torch.einsum("nkhw,kc->nchw", c["instances"][:, :-1], colors), c["instances"][:, -1:])
+    if "instances" in c:
+        rows["instances"] = c["instances"] if m.decomposer.reader is None else colored(c["instances"])
     images.save_figure(args.out / "decomposition.png", torch.stack(list(rows.values())), row_labels=list(rows))
     print(f"decomposition.png: {args.out}")
+
+
+def colored(instances):
+    """Planes (n, 9, S, S) -> (n, 3, S, S): the classes from red to blue, boundaries white."""
+    hues = torch.linspace(0, 1, PLANES - 1)
+    colors = torch.stack([1 - hues, 1 - (2 * hues - 1).abs(), hues], dim=1)
+    return torch.maximum(torch.einsum("nkhw,kc->nchw", instances[:, :-1], colors), instances[:, -1:])
 
 
 def evaluate(args):
@@ -622,7 +675,7 @@ def evaluate(args):
 VERBS = {"demo": demo, "train": train, "compose": compose, "sample": sample_captions, "use": use, "decompose": decompose, "eval": evaluate}
 LIMITS = {"batch": (1, math.inf), "accumulate": (1, 1000), "rank": (0, math.inf), "pictures": (1, math.inf), "repeats": (1, math.inf),
           "size": (8, math.inf), "seed": (0, math.inf), "ema": (0, 1), "gamma": (0, math.inf), "n": (1, math.inf), "sampling": (1, 1000),
-          "drawn": (1, math.inf)}
+          "drawn": (1, math.inf), "prior_steps": (1, 1000)}
 
 
 def arguments(argv=None):
@@ -656,17 +709,24 @@ def arguments(argv=None):
         compose.add_argument(f"--{name}", type=Path, metavar="PICTURE", help=f"take the {name} of this picture")
     apply.add_argument("name", choices=USES, help="which")
     apply.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE", help="one or two; the second says how the first is to change")
-    apply.add_argument("--names", nargs="+", default=None, choices=NAMES, metavar="NAME",
-                       help="representations: what a variation keeps, what a reconfiguration takes from the second picture, ...")
+    apply.add_argument("--names", nargs="+", default=None, choices=NAMES[1:], metavar="NAME",
+                       help="representations: what a variation, an interpolation or a style transfer keeps of the first picture, what a "
+                            "reconfiguration takes from the second")
     for verb, what in ((compose, "what --masking leaves out"), (apply, "what a region edit and a try-on draw anew")):
-        verb.add_argument("--hole", type=float, nargs=4, default=(.25, .25, .75, .75), metavar=("TOP", "LEFT", "BOTTOM", "RIGHT"),
-                          help=f"{what}, as shares of the side")
+        hole = verb.add_mutually_exclusive_group()
+        hole.add_argument("--hole", type=float, nargs=4, default=None, metavar=("TOP", "LEFT", "BOTTOM", "RIGHT"),
+                          help=f"{what}, as shares of the side; by default the middle, .25 .25 .75 .75")
+        hole.add_argument("--mask", type=Path, default=None, metavar="PICTURE", help="the same, as a picture of that size: white is the hole")
     compose.add_argument("--both", nargs="+", default=[], choices=NAMES, metavar="NAME",
                          help="conditions that are also in c_1, so that w does not emphasise them")
+    compose.add_argument("--suppress", nargs="+", default=[], choices=NAMES, metavar="NAME",
+                         help="conditions that are only in c_1, so that w leads away from them")
     for verb in (compose, apply):
         verb.add_argument("--caption", default=None, help="a text")
     for verb in (compose, draw):
         verb.add_argument("--prior", action="store_true", help="also tell an embedding that the prior draws for the caption")
+        verb.add_argument("--prior-steps", type=int, default=25, help="of such an embedding (paper: 100)")
+        verb.add_argument("--prior-guidance", type=float, default=2.0, help="of the prior; 1 is none (paper: 3)")
     draw.add_argument("--caption", nargs="+", required=True, help="one or more texts")
     apart.add_argument("--images", nargs="+", type=Path, help="pictures; without, fresh ones of toybox")
     test.add_argument("--table", default="all", help="one of reconstruction, swap, three, guidance, region, edit, text, drop; all: all but drop")
@@ -683,8 +743,10 @@ def arguments(argv=None):
     for verb in (demo, compose, draw, apply, test):
         verb.add_argument("--sampling", type=int, default=25, help="DDIM steps of a picture (paper: 50)")
         verb.add_argument("--w", type=float, default=3.0, help="guidance, w in Eq. (3) (paper: 3)")
-    for verb in (compose, draw, apply):
+    for verb in (compose, draw):
         verb.add_argument("--n", type=int, default=4, help="pictures of each")
+    apply.add_argument("--n", type=int, default=None, help="pictures, by default 4; reconfiguration, translation and pose-transfer draw one")
+    for verb in (compose, draw, apply):
         verb.add_argument("--size", type=int, default=None, help="pixels, by the upsamplers beside the composer: 128 or 256")
     for verb in (demo, train, compose, draw, apply, apart, test):
         verb.add_argument("--seed", type=int, default=1, help="of all randomness")
@@ -695,16 +757,13 @@ def arguments(argv=None):
 
 def main(argv=None):
     args = arguments(argv)
-    try:
-        for name, (low, high) in LIMITS.items():
-            value = getattr(args, name, None)
-            if isinstance(value, (int, float)) and not low <= value <= high:
-                raise ValueError(f"--{name} is {value}, expected a number between {low} and {high}")
-        args.device = devices.pick(args.device)
-        VERBS[args.verb](args)
-    except (ValueError, FloatingPointError, OSError) as error:
-        print(f"composer.py: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    command.run("composer.py", checked, args)
+
+
+def checked(args):
+    command.within(args, LIMITS)
+    args.device = devices.pick(args.device)
+    VERBS[args.verb](args)
 
 
 if __name__ == "__main__":

@@ -4,17 +4,22 @@ each have two, told nothing but the small picture.
 
     paper     code      meaning                                                                      shape
     --------  --------  ---------------------------------------------------------------------------  ----------------------
-    x_0 there y         the large picture, in [-1, 1]                                                (B, 3, H, H)
-    z         z         the small one                                                                (B, 3, H/f, H/f)
-    z_s       z_s       z with noise of deviation s: conditioning augmentation                       the same
+    x_0       y         the large picture, in [-1, 1]                                                (B, 3, H, H)
+    z, z_0    z         the small one                                                                (B, 3, H/f, H/f)
+    z_s       z_s       z with noise of deviation s: conditioning augmentation (Sec. 3.3)            the same
     -         b, b_s    z and z_s, enlarged by bicubic interpolation                                 (B, 3, H, H)
-    -         x_0       (y - b) / std, in patches of p x p pixels: what the network learns to draw   (B, 3 p p, H/p, H/p)
-    x_t, eps  x_t, eps  x_0 with noise                                                               the same
+    -         x_0       not the paper's: (y - b) / std, what bicubic lacks, in patches of p x p      (B, 3 p p, H/p, H/p)
+    x_t       x_t, eps  our x_0 with noise, and the noise                                            the same
+    x_theta   unet      predicts our x_0 of x_t, told t, b_s and s (minidiff/upsampler.py)           the same
     s, t      s, t      how much noise is in z_s, and when in the diffusion we are                   (B,)
 
+Sections are those of Ho et al., v3; they are from public notes that quote it page by page, not from the paper itself. What unCLIP does
+is in its appendix C, what Composer does in a sentence or two: nobody has published more.
+
 A small picture from a model is not one from the world: what draws it makes mistakes, and a stage that has only seen the world's
-takes them for detail. So it learns from noisy ones, is told how noisy, and is given a little noise when it is used (s). Half of its small
-pictures have also been through what comes before it: the autoencoder, and the stages below.
+takes them for detail. So it learns from noisy ones and is told how noisy, one network for every s (Sec. 3); when it is used, the small
+picture is drawn to its end and then made a little noisy (Sec. 3.3, "non-truncated"). Half of its small pictures have also been through
+what comes before it: the autoencoder, and the stages below.
 
 Differs from the papers
   * It draws what bicubic interpolation of z lacks, not the picture: that is zero wherever nothing happens, so flat areas stay flat
@@ -25,7 +30,8 @@ Differs from the papers
   * The UNet works on patches of 2 x 2 pixels, a quarter of the places; 0.2 M parameters (Composer: 1.1 B and 0.3 B), with attention at
     its coarsest level, as in Composer (unCLIP: none). It sees crops of 64 pixels (unCLIP: of a quarter of the side).
   * Noise is added to z, uniform in [0, 0.1], without shrinking z, and s enters as a plane beside the picture: the UNet has one clock.
-    (unCLIP: blur, then other damage.)
+    (Ho et al.: the noise of the forward process, which shrinks z, Sec. 3.3; to 128 and 256 pixels blur, for half of the pictures,
+    Sec. 3.1. unCLIP: blur, then other damage.)
   * Factors of 2, 64 -> 128 -> 256 (Composer: 4, 64 -> 256 -> 1024; that is `train --from 64 --to 256`, then `--from 256 --to 1024`).
 
 Cost    A stage has 0.23 M parameters, 0.5 MB. The shipped ones saw 60,000 and 103,000 crops in 72 minutes each, on a part of one core; on a core
@@ -47,7 +53,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from minidiff import devices, images, photos, toybox
+from minidiff import command, devices, images, photos, toybox
 from minidiff.checkpoints import bring, find, save_folder, write_atomically, write_json
 from minidiff.metrics import markdown, mean_std, psnr
 from minidiff.precomputed import device_of, once
@@ -77,7 +83,7 @@ def upsampler_loss(prediction, x_0):
 
 
 def augmented(z, s, generator):
-    """z_s: z (B, 3, h, w) with noise of deviation s (B,)."""
+    """z_s: z (B, 3, h, w) with noise of deviation s (B,). Source: Sec. 3.3, without shrinking z."""
     return z + s.reshape(-1, 1, 1, 1) * torch.randn(z.shape, generator=generator, device=z.device)
 
 
@@ -247,10 +253,13 @@ def demo(args):
 
 
 def enlarge(args):
-    """Pictures of yours, each to args.out/NAME_SIZE.png."""
+    """Pictures of yours, each to args.out/NAME_SIZE.png; to 1_NAME_SIZE.png, 2_... if two have the same name."""
     stages, _ = load(args)
-    for path in args.images:
-        place = args.out / f"{path.stem}_{args.size}.png"
+    names = [path.stem for path in args.images]
+    if len(set(names)) < len(names):                            # x/a.png and y/a.png
+        names = [f"{i}_{name}" for i, name in enumerate(names, 1)]
+    for path, name in zip(args.images, names):
+        place = args.out / f"{name}_{args.size}.png"
         images.save(place, upsample(stages, images.load(path, args.low)[None], args.seed, args.sampling, args.s)[0])
         print(place)
 
@@ -266,8 +275,8 @@ def check_sizes(args):
     args.crop = min(args.crop, args.to)
     if args.crop % factor or args.crop % args.patch:
         raise ValueError(f"--crop {args.crop} is not a multiple of the factor {factor} and of the patch, {args.patch}")
-    if any(c % 4 for c in args.channels):
-        raise ValueError(f"--channels {' '.join(map(str, args.channels))}: expected multiples of 4")
+    if any(c < 4 or c % 4 for c in args.channels):
+        raise ValueError(f"--channels {' '.join(map(str, args.channels))}: expected multiples of 4, from 4 on")
 
 
 def train_stage(args):
@@ -324,16 +333,13 @@ def arguments(argv=None):
 
 def main(argv=None):
     args = arguments(argv)
-    try:
-        for name, (low, high) in LIMITS.items():
-            value = getattr(args, name, None)
-            if value is not None and not low <= value <= high:
-                raise ValueError(f"--{name} is {value}, expected a number between {low} and {high}")
-        args.device = devices.pick(args.device)
-        VERBS[args.verb](args)
-    except (ValueError, FloatingPointError, OSError) as error:
-        print(f"upsampler.py: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    command.run("upsampler.py", checked, args)
+
+
+def checked(args):
+    command.within(args, LIMITS)
+    args.device = devices.pick(args.device)
+    VERBS[args.verb](args)
 
 
 if __name__ == "__main__":

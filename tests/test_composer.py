@@ -294,6 +294,31 @@ def test_photos_are_a_store_with_captions_and_the_maps_that_lie_beside_them(fold
     assert store.has["depth"].tolist() == [False, True, False] and store.has["instances"].tolist() == [False, False, True]
 
 
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".jpg", ".webp"])
+def test_maps_keep_their_values_and_colours_whatever_their_suffix(tmp_path, suffix):
+    images.save(tmp_path / "a.jpg", torch.rand(3, 40, 40))
+    ramp = np.tile(np.linspace(0, 1, 40), (40, 1))
+    depth = (ramp * 65535).astype(np.uint16) if suffix.lower() == ".png" else (ramp * 255).astype(np.uint8)        # 16 bits where there may be
+    Image.fromarray(depth).save(tmp_path / f"a.depth{suffix}")
+    classes = torch.tensor([[1.0, 0, .2], [0, .4, 1.0]])[(torch.arange(40) % 7 > 2).long()]                        # stripes of two colours
+    images.save(tmp_path / "a.instances.png", classes.T[:, None].expand(3, 40, 40))
+    own = photos.maps_beside(tmp_path / "a.jpg", 16)
+    assert_close(own["depth"][0], torch.linspace(0, 1, 33)[1::2].expand(16, -1), atol=.03, rtol=0)
+    assert len(own["instances"].flatten(1).unique(dim=1).T) == 2
+    assert photos.photos_in(tmp_path) == [tmp_path / "a.jpg"]
+
+
+@pytest.mark.parametrize("sides, fits", [((300, 200), True), ((150, 100), True), ((640, 427), True), ((101, 67), True), ((640, 480), False), ((200, 300), False)])
+def test_a_map_must_have_the_proportions_of_its_photo_but_for_a_rounded_pixel(tmp_path, sides, fits):
+    images.save(tmp_path / "a.png", torch.rand(3, 200, 300))
+    Image.new("L", sides, 128).save(tmp_path / "a.depth.png")
+    if fits:
+        assert photos.maps_beside(tmp_path / "a.png", 16)["depth"].shape == (1, 16, 16)
+    else:
+        with pytest.raises(ValueError, match=f"a.depth.png is {sides[0]}x{sides[1]} pixels and .*a.png 300x200; a map must have the proportions"):
+            photos.maps_beside(tmp_path / "a.png", 16)
+
+
 def test_photos_are_decoded_once_and_again_when_they_change(folder_of_photos, tmp_path, monkeypatch):
     store = photos.prepare(tmp_path / "store", folder_of_photos, 32, workers=1)
     store.save(store.folder / "stale.npy", np.zeros(1))
@@ -376,6 +401,9 @@ def test_the_rules_of_the_ablation_leave_out_parts_of_the_published_one():
     each, never = (torch.stack([*paper.drawn_subset(40_000, rng(), rule=rule).values()], dim=1) for rule in ("each", "never"))
     assert never.all() and float((~each).all(dim=1).float().mean()) == pytest.approx(.5 ** 7 * .7, abs=.003)
     assert float(each.all(dim=1).float().mean()) == pytest.approx(.5 ** 7 * .3, abs=.003)
+    like_others = paper.drawn_subset(40_000, rng(), rule="intensity")
+    assert_close(like_others["intensity"].float().mean(), torch.tensor(.5), atol=.01, rtol=0)
+    assert all(torch.equal(v, like_others[k]) for k, v in paper.drawn_subset(40_000, rng()).items() if k != "intensity")
     assert_close(each.float().mean(dim=0), torch.tensor([.3 if name == "intensity" else .5 for name in paper.NAMES]), atol=.01, rtol=0)
 
 
@@ -459,7 +487,7 @@ def test_a_killed_run_goes_on_to_exactly_the_same_weights(base, tmp_path, monkey
         update(run, loss, **shown)
     with monkeypatch.context() as patch:
         patch.setattr(Run, "update", killed)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit):
             train(base, tmp_path / "halves", "all", "--steps", "3")
     halves = train(base, tmp_path / "halves", "all", "--steps", "3")
     a, b = (read_folder(f / "composer") for f in (whole, halves))
@@ -489,10 +517,10 @@ def test_parts_of_a_batch_differ_and_do_not_depend_on_who_draws_them():
     assert seeds(1, 4) == seeds(2, 2) == seeds(4, 1) == [1000, 1001, 1002, 1003]
 
 
-def test_photos_train_a_composer_with_what_each_of_them_has(base, folder_of_photos, tmp_path, monkeypatch):
+def test_photos_train_a_composer_with_what_each_of_them_has(base, folder_of_photos, tmp_path, monkeypatch, capsys):
     told = given_to(monkeypatch, "told")
-    out = train(base, tmp_path / "out", "embedding", "--steps", "1", "--images", str(folder_of_photos))
-    train(base, out, "all", "--steps", "6", "--images", str(folder_of_photos))
+    out = train(base, tmp_path / "out", "embedding", "--steps", "1", "--images", str(folder_of_photos), "--size", "32")
+    train(base, out, "all", "--steps", "6", "--images", str(folder_of_photos), "--size", "32")
     captions = 0
     for c, _, keep in told[1:]:
         has = {"depth": c["depth"].flatten(1).any(dim=1), "instances": c["instances"].flatten(1).any(dim=1)}
@@ -502,10 +530,25 @@ def test_photos_train_a_composer_with_what_each_of_them_has(base, folder_of_phot
         captions += int(keep["caption"].sum())
     m = paper.Model(out, torch.device("cpu"), steps=1)
     assert m.decomposer.reader is None and captions > 0
-    argv = ["compose", "--model", str(out), "--out", str(tmp_path / "drawn"), "--sampling", "1", "--n", "1", "--device", "cpu"]
-    paper.main([*argv, "--depth", str(folder_of_photos / "b.png")])
-    with pytest.raises(SystemExit):
-        paper.main([*argv, "--depth", str(folder_of_photos / "a.png")])
+    a, b, c = (str(folder_of_photos / f"{name}.png") for name in "abc")        # b has depth, c instances
+    how, rows = ["--model", str(out), "--out", str(tmp_path / "drawn"), "--device", "cpu"], {}
+    for argv, name in ((["compose", "--depth", b], "depth"), (["use", "variation", b, "--names", "depth"], "depth"), (["use", "pose-transfer", a, c], "instances"),
+                       (["use", "reconfiguration", a, c, "--names", "instances"], "instances"), (["use", "style-transfer", c, a, "--names", "instances"], "instances")):
+        told.clear()
+        paper.main([*argv, *how, "--sampling", "1"])
+        own = photos.maps_beside(b if name == "depth" else c, 32)[name]
+        assert any(torch.equal(given[name][0], own) for given, *_ in told if name in given)
+    for argv in (["compose", "--depth", a], ["use", "variation", a, "--names", "depth"], ["use", "pose-transfer", c, a], ["use", "style-transfer", b, a],
+                 ["use", "reconfiguration", a, b, "--names", "instances"]):
+        with pytest.raises(SystemExit):
+            paper.main([*argv, *how, "--sampling", "1"])
+        assert ".png, as this model was trained on photos" in capsys.readouterr().err
+    monkeypatch.setattr(images, "save_figure", lambda path, table, row_labels: rows.update(zip(row_labels, table)))
+    paper.main(["decompose", "--images", b, *how])
+    assert rows["picture"].shape == (1, 3, 32, 32) and "instances" not in rows   # at the size of the model
+    assert_close(rows["depth"][0, :1], photos.maps_beside(b, 32)["depth"])
+    paper.main(["decompose", "--images", c, *how])
+    assert_close(rows["instances"][0], photos.maps_beside(c, 32)["instances"])
 
 
 # guidance, sampling and uses -------------------------------------------------------------------------------------
@@ -562,12 +605,15 @@ def test_interpolation_begins_and_ends_with_the_two_pictures(m, pictures):
     assert_close(ends[:1], m.draw(told, seed=4), atol=2e-3, rtol=0)
     told |= paper.only(m.decompose(b), "embedding", "palette")
     assert_close(ends[1:], m.draw(told, seed=4), atol=2e-3, rtol=0)
+    told |= paper.only(m.decompose(a), "palette")                            # which may stay too
+    assert_close(paper.interpolation(m, a, b, [1.0], same=("sketch", "palette"), seed=4), m.draw(told, seed=4), atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("use, own, other", [
     (lambda m, x, y: paper.variations(m, x, ("palette", "depth")), {"palette", "depth"}, set()),
     (lambda m, x, y: paper.colorization(m, x, y), {"intensity"}, {"palette"}),
     (lambda m, x, y: paper.style_transfer(m, x, y), {"sketch", "depth", "instances"}, {"embedding", "palette"}),
+    (lambda m, x, y: paper.style_transfer(m, x, y, ("sketch", "palette")), {"sketch", "palette"}, {"embedding"}),
     (lambda m, x, y: paper.translation(m, x, "a sketch"), {"embedding", "sketch", "depth"}, {"sentence", "words"}),
     (lambda m, x, y: paper.pose_transfer(m, x, y), {"embedding", "palette"}, {"instances"}),
     (lambda m, x, y: paper.try_on(m, x, with_hole(x), y), {"masking"}, {"embedding", "palette"})])
@@ -615,6 +661,16 @@ def test_the_prior_draws_an_embedding_for_each_picture_which_is_told_beside_the_
     assert_close(paper.text_to_image(m, ["a dog"], n=1, seed=4), plain[3:], atol=1e-4, rtol=0)
 
 
+def test_the_steps_and_the_guidance_of_the_prior_are_options(whole, tmp_path, monkeypatch):
+    asked, sample_embedding = [], paper.sample_embedding
+    monkeypatch.setattr(paper, "sample_embedding", lambda *given: asked.append(given[4:6]) or sample_embedding(*given))
+    how = ["--prior", "--n", "1", "--model", str(whole), "--sampling", "1", "--device", "cpu", "--out", str(tmp_path / "drawn")]
+    for verb in (["sample", "--caption", "a dog"], ["compose", "--caption", "a dog"]):
+        paper.main([*verb, *how])
+        paper.main([*verb, *how, "--prior-steps", "2", "--prior-guidance", "3"])
+    assert asked == [(25, 2.0), (2, 3.0)] * 2
+
+
 def test_pictures_are_made_larger_by_the_upsampler_beside_the_composer(whole, tmp_path):
     how = ["sample", "--caption", "a red cat", "--n", "2", "--model", str(whole), "--sampling", "1", "--device", "cpu"]
     for out, more in (("small", []), ("large", ["--size", "128"]), ("told", ["--prior"])):
@@ -634,18 +690,41 @@ def test_each_use_can_be_had_from_the_command_line(model, pictures, tmp_path, na
     for i in range(paper.USES[name][0]):
         images.save(tmp_path / f"{i}.png", pictures[i])
     given = [str(tmp_path / f"{i}.png") for i in range(paper.USES[name][0])]
-    paper.main(["use", name, *given, *more, "--n", "2", "--model", str(model), "--sampling", "1", "--device", "cpu", "--out", str(tmp_path)])
+    more += ["--n", "2"] * (n == 2)                                           # the others draw one
+    paper.main(["use", name, *given, *more, "--model", str(model), "--sampling", "1", "--device", "cpu", "--out", str(tmp_path)])
     drawn = read_tensors(tmp_path / "samples.safetensors")["images"]
     assert drawn.shape == (n, 3, 64, 64) and (tmp_path / "samples.png").is_file()
     if name == "region-edit":
         assert_close(drawn[0, :, :, 32:].float() / 255, pictures[0][:, :, 32:], atol=.005, rtol=0)
 
 
+@pytest.mark.parametrize("argv", [["use", "region-edit", "{0}", "--caption", "a red cat"], ["use", "try-on", "{0}", "{1}"], ["compose", "--masking", "{0}"]])
+def test_a_hole_may_be_given_as_a_picture(model, pictures, tmp_path, argv):
+    for i in range(2):
+        images.save(tmp_path / f"{i}.png", pictures[i])
+    images.save(tmp_path / "mask.png", 1 - with_hole(pictures[:1], 0, .25, .5, 1)[0].expand(3, -1, -1))
+    argv = [word.format(tmp_path / "0.png", tmp_path / "1.png") for word in argv]
+    drawn = []
+    for hole in (["--hole", "0", ".25", ".5", "1"], ["--mask", str(tmp_path / "mask.png")], []):
+        paper.main([*argv, *hole, "--n", "1", "--model", str(model), "--sampling", "1", "--device", "cpu", "--out", str(tmp_path)])
+        drawn.append(read_tensors(tmp_path / "samples.safetensors")["images"])
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
+def test_what_is_suppressed_is_in_c_1_alone_and_what_is_in_both_in_both(model, pictures, tmp_path, monkeypatch):
+    sets, predictor = [], paper.Model.predictor
+    monkeypatch.setattr(paper.Model, "predictor", lambda self, c_2, c_1, *more: sets.append((set(c_2), set(c_1))) or predictor(self, c_2, c_1, *more))
+    images.save(tmp_path / "0.png", pictures[0])
+    told = [word for name in ("depth", "palette", "embedding") for word in (f"--{name}", str(tmp_path / "0.png"))]
+    paper.main(["compose", *told, "--both", "depth", "--suppress", "palette", "--n", "2", "--model", str(model), "--sampling", "1", "--device", "cpu", "--out", str(tmp_path)])
+    assert sets == [({"depth", "embedding"}, {"depth", "palette"})]
+
+
 def test_agreement_is_perfect_with_the_picture_itself(m, pictures):
     c = m.decompose(pictures)
     same, other = (agreement(c, m.decompose(x)) for x in (pictures, pictures.roll(1, 0)))
     assert same["embedding cosine"] == pytest.approx(1) and same["sketch F1"] == pytest.approx(1)
-    assert same["palette distance"] == same["depth error"] == 0 and same["instances mIoU"] == pytest.approx(1)
+    assert same["palette distance"] == same["depth error"] == same["intensity error"] == 0 < other["intensity error"] and same["instances mIoU"] == pytest.approx(1)
     assert other["sketch F1"] < .9 and other["palette distance"] > .05
 
 
@@ -686,6 +765,19 @@ def test_every_verb_writes_what_it_says(model, pictures, tmp_path, capsys):
     (["compose", "--model", "{model}", "--depth", "/nowhere.png"], "no picture at /nowhere.png"),
     (["compose", "--model", "{model}", "--masking", "{base}/x.png", "--hole", "0", "1", "1", "0"], "the hole is 0.0 1.0 1.0 0.0"),
     (["compose", "--model", "{model}", "--caption", "a", "--both", "depth"], "--both depth: there is no such condition"),
+    (["compose", "--model", "{model}", "--caption", "a", "--suppress", "depth"], "--suppress depth: there is no such condition"),
+    (["compose", "--model", "{model}", "--caption", "a", "--suppress", "caption"], "nothing to compose from"),
+    (["compose", "--model", "{model}", "--caption", "a", "--hole", "0", "0", "1", ".5"], "say what --masking leaves out"),
+    (["compose", "--model", "{model}", "--masking", "{base}/x.png", "--mask", "{base}/x.png", "--hole", "0", "0", "1", "1"], "not allowed with"),
+    (["use", "try-on", "{base}/x.png", "{base}/x.png", "--model", "{model}", "--mask", "{base}/small.png"], "a mask must have the size of its picture"),
+    (["sample", "--model", "{model}", "--caption", "a", "--prior", "--prior-steps", "0"], "--prior-steps is 0"),
+    (["use", "variation", "{base}/x.png", "--names", "caption"], "invalid choice: 'caption'"), (["use", "variation", "{base}/x.png", "--caption", "a"], "--caption means nothing"),
+    (["use", "interpolation", "{base}/x.png", "{base}/x.png", "--names", "palette", "embedding"], "leaves nothing of the second picture"),
+    (["use", "style-transfer", "{base}/x.png", "{base}/x.png", "--names", "palette", "embedding"], "leaves nothing of the second picture"),
+    (["use", "reconfiguration", "{base}/x.png", "{base}/x.png", "--n", "2"], "--n means nothing for reconfiguration; expected --names"),
+    (["use", "translation", "{base}/x.png", "--caption", "a", "--n", "2"], "--n means nothing for translation; expected --caption"),
+    (["use", "pose-transfer", "{base}/x.png", "{base}/x.png", "--n", "2"], "--n means nothing for pose-transfer; expected none of its kind"),
+    (["use", "colorization", "{base}/x.png", "{base}/x.png", "--hole", "0", "0", "1", "1"], "--hole means nothing for colorization; expected --n"),
     (["compose", "--model", "{model}", "--depth", "{base}/x.png", "--prior"], "--prior draws the embedding of the --caption"),
     (["sample", "--model", "{model}", "--caption", "a", "--prior"], "has no prior"), (["sample", "--model", "{model}", "--caption", "a", "--size", "128"],
                                                                                  "no upsampler to 128 pixels"),
@@ -694,6 +786,7 @@ def test_every_verb_writes_what_it_says(model, pictures, tmp_path, capsys):
     (["eval", "--model", "{model}", "--table", "drop"], "say how long")])
 def test_bad_input_is_one_sentence_and_status_2(base, model, tmp_path, argv, says, capsys):
     images.save(base / "x.png", torch.rand(3, 64, 64))
+    images.save(base / "small.png", torch.rand(3, 32, 32))
     argv = [a.format(base=base, model=model) for a in argv]
     with pytest.raises(SystemExit) as stop:
         paper.main([*argv, *([] if "--out" in argv else ["--out", str(tmp_path)])])

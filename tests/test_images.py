@@ -48,6 +48,26 @@ def test_grey_transparent_and_rotated_pictures_become_upright_rgb(tmp_path):
     assert images.load(tmp_path / "camera.jpg").shape == (3, 10, 20)
 
 
+def test_grey_of_16_bits_keeps_its_values(tmp_path):
+    grey = torch.arange(65536).reshape(256, 256)
+    Image.fromarray(grey.numpy().astype("uint16")).save(tmp_path / "a.png")
+    assert_close(images.load(tmp_path / "a.png"), (grey / 65535).expand(3, -1, -1), atol=.002, rtol=0)
+
+
+def test_the_nearest_pixel_brings_no_new_colour(tmp_path):
+    image = (torch.arange(30).expand(3, 30, 30) % 7 > 2).float()
+    images.save(tmp_path / "a.png", image)
+    assert set(images.load(tmp_path / "a.png", 16, smooth=False).unique().tolist()) == {0, 1}
+    assert len(images.load(tmp_path / "a.png", 16).unique()) > 2
+
+
+def test_sides_are_width_and_height_of_what_is_loaded(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (10, 20)).save(tmp_path / "a.jpg", exif=exif)
+    assert images.sides(tmp_path / "a.jpg") == (20, 10) == images.load(tmp_path / "a.jpg").shape[:0:-1]
+
+
 def test_a_folder_is_read_in_the_order_of_names(tmp_path):
     for i, name in enumerate(["b.png", "a.png", "c.PNG"]):
         images.save(tmp_path / name, torch.full((3, 8, 8), i / 2))

@@ -229,6 +229,10 @@ def test_every_verb_writes_what_it_says(model, tmp_path, capsys):
     images.save(tmp_path / "a.png", torch.rand(3, 40, 30))
     paper.main(["enlarge", "--images", str(tmp_path / "a.png"), *how, "--out", str(tmp_path / "large")])
     assert images.load(tmp_path / "large" / "a_64.png").shape == (3, 64, 64)
+    images.save(tmp_path / "other" / "a.png", torch.zeros(3, 16, 16))
+    paper.main(["enlarge", "--images", str(tmp_path / "a.png"), str(tmp_path / "other" / "a.png"), *how, "--out", str(tmp_path / "two")])
+    one, two = (images.load(tmp_path / "two" / f"{i}_a_64.png") for i in (1, 2))                  # neither takes the other's place
+    assert torch.equal(one, images.load(tmp_path / "large" / "a_64.png")) and not torch.equal(one, two)
     paper.main(["eval", *how, "--pictures", "2", "--repeats", "2", "--out", str(tmp_path / "eval")])
     rows = json.loads((tmp_path / "eval" / "table.json").read_text())["rows"]
     assert [row[""] for row in rows[:3]] == ["32, render, bicubic", "32, render, 1 step", "32, render, 1 steps"] and "±" in rows[0]["PSNR"]
@@ -238,6 +242,7 @@ def test_every_verb_writes_what_it_says(model, tmp_path, capsys):
 @pytest.mark.parametrize("argv, says", [
     (["--model", "/nowhere"], "no folder /nowhere"), (["--model", "{model}"], "no upsampler to 256 pixels"), (["train", "--from", "60", "--to", "128"], "--from 60"),
     (["train", "--to", "1"], "--to is 1"), (["train", "--crop", "33", "--to", "64"], "--crop 33"), (["train", "--channels", "6"], "multiples of 4"),
+    (["train", "--channels", "0", "0", "0"], "--channels 0 0 0: expected multiples of 4, from 4 on"),
     (["train", "--to", "256", "--pictures", "1", "--first", "16", "--from", "128"], "no upsampler to 128"), (["enlarge"], "--images"), (["--s", "3"], "--s is 3"),
     (["enlarge", "--images", "/nowhere.png", "--model", "{model}", "--low", "16", "--size", "32"], "no picture at /nowhere.png"), (["--device", "abacus"], "abacus")])
 def test_bad_input_is_one_sentence_and_status_2(model, tmp_path, argv, says, capsys):

@@ -249,7 +249,8 @@ def table_drop(bench):
                 rows |= {f"{rule}, alone, w {w:g}": alone, f"{rule}, all together, w {w:g}": all_ | {"Frechet distance": frechet(features(x), features(together))}}
             rows[f"{rule}, nothing"] = bench.agreement(paper.only(c, *BESIDE), nothing) | {"Frechet distance": frechet(features(x), features(nothing))}
         return rows
-    rules = "paper: all go with 0.1, all stay with 0.1, else each goes with 0.5, intensity 0.7; each: only the last; never: none goes"
+    rules = ("paper: all go with 0.1, all stay with 0.1, else each goes with 0.5, intensity 0.7; each: only the last; never: none goes; "
+             "intensity: it goes with 0.5 too")
     length = " or ".join(f"{v:g} {k}" for k, v in (("steps", bench.args.steps), ("minutes", bench.args.minutes)) if v is not None)
     return f"{bench.n} objects for each seed; {length} of training from {bench.args.init}; {rules}", bench.over_seeds(of_seed)
 
