@@ -40,7 +40,7 @@ import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange, repeat
 
-from minidiff import devices
+from minidiff import command, devices
 from minidiff.checkpoints import find, save_folder, write_atomically, write_json
 from minidiff.clip import CLIP
 from minidiff.images import clip_pixels, save_figure
@@ -124,6 +124,10 @@ def trimmed(ids, end):
 
 def train(args):
     """Trains on a store of pictures drawn ahead; saves CLIP, its tokenizer and metrics.json to args.out/clip."""
+    for name in ("lr", "steps", "minutes"):                     # before anything is drawn
+        value = getattr(args, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"--{name} is {value:g}, expected a number above 0")
     with main_process_first():
         store = prepare(args.out / ("clip_store" if args.kinds else "store"), args.pictures, args.seed, kinds=args.kinds)
     tokenizer, ids = tokenized(store)
@@ -323,15 +327,13 @@ def main(argv=None):
     args = arguments(argv)
     if args.verb == "train" and args.steps is None and args.minutes is None:
         args.minutes = 60.0
-    try:
-        for name, (low, high) in LIMITS.items():
-            if not low <= getattr(args, name, low) <= high:
-                raise ValueError(f"--{name} is {getattr(args, name)}, expected a number between {low} and {high}")
-        args.device = devices.pick(args.device)
-        VERBS[args.verb](args)
-    except (ValueError, OSError) as error:
-        print(f"clip.py: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    command.run("clip.py", checked, args)
+
+
+def checked(args):
+    command.within(args, LIMITS)
+    args.device = devices.pick(args.device)
+    VERBS[args.verb](args)
 
 
 if __name__ == "__main__":

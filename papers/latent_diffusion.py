@@ -17,6 +17,8 @@ Differs from the paper
   * Autoencoder: pixel and gradient losses in place of the perceptual and adversarial ones (no pretrained VGG here, and a
     cartoon has little texture to invent); a weak KL penalty, as in the paper's KL-regularised variant.
   * UNet: Min-SNR-5 weights (Hang et al. 2023) on the loss of Eq. (3); with weight 1 the loss is Eq. (3) itself (--gamma 0).
+  * The UNet trains on the mean of E's posterior, computed once for each picture; Stable Diffusion draws z from it anew at every step.
+  * The betas are those of Stable Diffusion, "scaled linear" from 0.00085 to 0.012: their square roots rise linearly.
   * tau_theta starts from scratch and is trained together with eps_theta, as Eq. (3) says. Stable Diffusion freezes CLIP instead.
   * One caption in ten is dropped (Ho & Salimans 2022), so that guidance works.
 
@@ -29,6 +31,7 @@ Run     python papers/latent_diffusion.py                       a grid of sample
 """
 import argparse
 import hashlib
+import math
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -39,7 +42,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 import minidiff
-from minidiff import devices, images, toybox
+from minidiff import command, devices, images, toybox
 from minidiff.checkpoints import find, load_strict, read_folder, read_tensors, save_folder, write_atomically, write_json, write_tensors
 from minidiff.clip import CLIPText
 from minidiff.metrics import frechet
@@ -343,6 +346,7 @@ GROUPS = {"convolutions": ("conv",), "matrix products": ("mm",), "norms": ("norm
 
 def profile(args):
     """Where a training step of eps_theta and tau_theta spends its time, and how much of the machine's arithmetic it uses."""
+    check(args)
     device = devices.pick(args.device)
     unet, text_encoder = new_networks(1000, 999, device)
     run = Run(args.out / "profile", {"unet": unet, "text_encoder": text_encoder}, lr=1e-4, steps=args.steps, batch=args.batch, fresh=True,
@@ -361,7 +365,7 @@ def profile(args):
             with counter if step == 0 else nullcontext():
                 train_step()                                                    # its checks wait for the device
             seconds.append(time.monotonic() - began)
-    flops, rate = counter.get_total_flops() / args.batch, args.batch / torch.tensor(seconds[2:]).median()  # the first ones warm up
+    flops, rate = counter.get_total_flops() / args.batch, args.batch / torch.tensor(seconds[2:]).median()  # the first two warm up
     peak = matrix_peak(device)
     shares = dict.fromkeys([*GROUPS, "elementwise and the rest"], 0.0)
     for event in records.key_averages():
@@ -427,14 +431,44 @@ def arguments(argv=None):
     table.add_argument("--repeats", type=int, default=3, help="sampling seeds")
     speed = verbs.add_parser("profile", help="where a training step of the UNet spends its time", parents=[shared], **how)
     speed.add_argument("--out", type=Path, default=Path("outputs/latent_diffusion"), help="where its checkpoint goes")
-    speed.add_argument("--steps", type=int, default=12, help="steps, of which the first three are not counted")
+    speed.add_argument("--steps", type=int, default=12, help="steps, of which the first two are not counted")
     speed.add_argument("--batch", type=int, default=64, help="samples per step")
-    return parser, parser.parse_args(argv)
+    return parser, command.parse(parser, argv)
+
+
+def check(args):
+    """Refuse numbers that cannot work."""
+    lowest = {"batch": 1, "pictures": 1, "steps": 3 if args.verb == "profile" else 1, "seed": 0}
+    for name, low in lowest.items():
+        value = getattr(args, name, None)
+        if value is not None and value < low:
+            raise ValueError(f"--{name} is {value}, expected at least {low}")
+    for name in ("minutes", "lr"):
+        value = getattr(args, name, None)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"--{name} is {value:g}, expected a number above 0")
+
+
+def rehearse(args):
+    """Load what the stage begins with, only to see that it is there and fits: pictures take minutes to draw."""
+    if args.init and args.stage == "autoencoder":
+        go_on_from(args.init, {"vae": VAE(**VAE_CONFIG)}, "cpu")
+    if args.init and args.stage == "unet":
+        tokenizer = Tokenizer.from_pretrained(find(args.init) / "tokenizer")
+        go_on_from(args.init, dict(zip(("unet", "text_encoder"), new_networks(len(tokenizer), tokenizer.eos, "cpu"))), "cpu")
+    if args.init and args.stage == "decoder":
+        raise ValueError(f"--init {args.init}: the decoder goes on from the autoencoder in --out, expected no --init")
+    if args.stage != "autoencoder":
+        VAE.from_pretrained(args.out / "vae", "cpu")
 
 
 def train(args):
     if args.steps is None and args.minutes is None:
         args.minutes = 60.0
+    check(args)
+    if not (0 <= args.drop <= 1 and 0 <= args.gamma < math.inf and 0 <= args.kl < math.inf):
+        raise ValueError(f"--drop {args.drop:g} --gamma {args.gamma:g} --kl {args.kl:g}: expected --drop from 0 to 1, the others at least 0")
+    rehearse(args)
     args.device = devices.pick(args.device)
     with main_process_first():
         store = prepare(args.out / ("store_of_kinds" if args.kinds else "store"), args.pictures, args.seed, kinds=args.kinds)
@@ -443,12 +477,8 @@ def train(args):
 
 def main(argv=None):
     parser, args = arguments(argv)
-    try:
-        {None: demonstrate, "train": train, "eval": evaluate, "profile": profile}[args.verb](args)
-    except (ValueError, FloatingPointError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "\nstopped\n")
+    verbs = {None: demonstrate, "train": train, "eval": evaluate, "profile": profile}
+    command.run(parser.prog, verbs[args.verb], args)
 
 
 if __name__ == "__main__":

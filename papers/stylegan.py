@@ -28,7 +28,7 @@ Cost    the demonstration takes 21 s of one CPU core, the verb channels 2 minute
 Run     python papers/stylegan.py                                   people, and the channels found, from the shipped weights
         python papers/stylegan.py pairs --attribute hair_length --n 6 --out DIR      DIR/-1/000.png, DIR/1/000.png ...
         python papers/stylegan.py channels                          moves every channel, prints what each attribute is moved by
-        python papers/stylegan.py train --minutes 90                trains G and D (resumes), writes outputs/stylegan/model
+        python papers/stylegan.py train --minutes 90                trains G and D (resumes), writes outputs/toybox/stylegan
         python papers/stylegan.py eval                              distance to fresh drawings; how good the channels are
 """
 import argparse
@@ -43,7 +43,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from tqdm import tqdm, trange
 
-from minidiff import devices, images
+from minidiff import command, devices, images
 from minidiff.checkpoints import CheckpointError, files_in, find, read_config, write_atomically, write_json
 from minidiff.metrics import frechet, markdown, spearman
 from minidiff.stylegan import Discriminator, Generator
@@ -53,7 +53,7 @@ from minidiff.toybox.pairs import Pairs, save_pairs
 from minidiff.toybox.render import render
 from minidiff.toybox.scenes import PLAIN_GROUNDS
 from minidiff.toybox.world import scene
-from minidiff.training import Run
+from minidiff.training import Run, main_process_first
 
 G_CONFIG = dict(width=64, channels=(64, 64, 64, 40))
 D_CONFIG = dict(channels=(24, 48, 96, 96), group=4)
@@ -140,17 +140,20 @@ def pictures(G, styles, noise=None):
 # ------------------------------------------------------------------------------------------------ training
 
 def train(args):
-    device = devices.pick(args.device)
-    real = drawn_once(args.out / f"portraits_{args.seed}_{args.pictures}.npy", args.pictures, args.seed)
+    """Trains G and D; saves G, and a sheet of its people, to args.out/stylegan."""
+    device, folder = devices.pick(args.device), args.out / "stylegan"
+    with main_process_first():
+        real = drawn_once(args.out / f"portraits_{args.seed}_{args.pictures}.npy", args.pictures, args.seed)
     torch.manual_seed(args.seed)
     G, D = (net.to(device, memory_format=torch.channels_last) for net in (Generator(**args.G), Discriminator(**args.D)))
-    run = Run(args.out, {"G": G, "D": D}, args.lr, args.steps, args.minutes, args.batch, args.ema, seed=args.seed,
+    run = Run(folder, {"G": G, "D": D}, args.lr, args.steps, args.minutes, args.batch, args.ema, seed=args.seed,
               warmup=100, weight_decay=0.0, clip=math.inf, fresh=args.fresh, name="stylegan")
     for group in run.optimizer.param_groups:
         group["betas"] = (0.0, 0.99)                            # momentum would follow where the other player was
     for step, generator in run:
         turn_of_D = step % 2 == 0                               # who has no gradients is left alone by the optimiser
         D.requires_grad_(turn_of_D), G.requires_grad_(not turn_of_D)
+        run.parameters = list((D if turn_of_D else G).parameters())     # several processes share the gradients of these alone
         fake = G.synthesize(G.styles(mixed(G, args.batch, generator)), G.noise(args.batch, generator))
         if turn_of_D:
             index = torch.randint(len(real), (args.batch,), generator=generator, device=device).cpu()
@@ -161,14 +164,15 @@ def train(args):
         else:
             loss, shown = g_loss(D, fake), "g"
         run.update(loss, **{shown: loss})
-        if run.step % 1000 == 0:
+        if run.step % 1000 == 0 and run.rank == 0:
             G_ema, _ = averaged(run, args)
-            show_people(args.out / "samples.png", G_ema, args.seed)
-    G, w_mean = averaged(run, args)
-    G.w_mean.copy_(w_mean)
-    G.save(args.out / "model")
-    show_people(args.out / "samples.png", G, args.seed)
-    print(f"written: {args.out / 'model'}, {args.out / 'samples.png'}")
+            show_people(folder / "samples.png", G_ema, args.seed)
+    if run.rank == 0:
+        G, w_mean = averaged(run, args)
+        G.w_mean.copy_(w_mean)
+        G.save(folder)
+        show_people(folder / "samples.png", G, args.seed)
+        print(f"written to {folder}: weights, samples.png; next: stylegan.py channels --model {folder} --out {folder}")
 
 
 @torch.no_grad()
@@ -388,7 +392,7 @@ def arguments(argv=None):
     common = argparse.ArgumentParser(add_help=False)
     add = lambda *names, **how: common.add_argument(*names, **how)
     add("--model", type=Path, default=None, help="folder of a generator (default: the one shipped)")
-    add("--out", type=Path, default=Path("outputs/stylegan"), help="where results go")
+    add("--out", type=Path, default=None, help="where results go (default: outputs/stylegan; of train outputs/toybox, to stylegan/ in it)")
     add("--device", default=None, help="cpu, cuda (default: a GPU if there is one)")
     add("--seed", type=int, default=0, help="of training and of the people")
     add("--psi", type=float, default=0.7, help="truncation of the people that are moved; 1 is none")
@@ -415,8 +419,9 @@ def arguments(argv=None):
     write.add_argument("--strengths", type=float, nargs="+", default=[-1.0, 1.0], help="one folder each")
     table = new("eval", "distance to fresh drawings, and how good the channels are")
     table.add_argument("--n", type=int, default=2000, help="pictures on each side")
-    args = parser.parse_args(argv)
+    args = command.parse(parser, argv)
     args.G, args.D = G_CONFIG, D_CONFIG
+    args.out = args.out or Path("outputs/toybox" if args.verb == "train" else "outputs/stylegan")
     check(parser, args)
     return parser, args
 
@@ -445,13 +450,8 @@ def check(parser, args):
 
 def main(argv=None):
     parser, args = arguments(argv)
-    run = {None: demonstrate, "train": train, "channels": channels_command, "pairs": pairs_command, "eval": evaluate}[args.verb]
-    try:
-        run(args)
-    except (ValueError, FloatingPointError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "\nstopped\n")
+    verbs = {None: demonstrate, "train": train, "channels": channels_command, "pairs": pairs_command, "eval": evaluate}
+    command.run(parser.prog, verbs[args.verb], args)
 
 
 if __name__ == "__main__":

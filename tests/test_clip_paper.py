@@ -276,9 +276,12 @@ def test_zero_shot_probabilities_sum_to_one_and_sharpen_with_the_scale():
 @pytest.mark.parametrize("argv, says", [
     (["eval", "--model", "/nowhere"], "no folder /nowhere"), (["--model", "/nowhere"], "no folder /nowhere"),
     (["train", "--hard", "2"], "--hard is 2.0"), (["train", "--batch", "1"], "--batch is 1"),
+    (["train", "--lr", "-1"], "--lr is -1, expected a number above 0"), (["train", "--lr", "nan"], "--lr is nan"),
+    (["train", "--steps", "0"], "--steps is 0"), (["train", "--minutes", "-2"], "--minutes is -2"), (["train", "--pictures", "0"], "--pictures is 0"),
     (["train", "--device", "abacus"], "abacus"), (["train", "--pictures", "many"], "invalid int value"),
     (["evaluate"], "unrecognized arguments: evaluate")])
-def test_bad_input_is_one_sentence_and_status_2(argv, says, capsys):
+def test_bad_input_is_one_sentence_and_status_2_before_anything_is_drawn(argv, says, capsys, monkeypatch):
+    monkeypatch.setattr(paper, "prepare", lambda *args, **how: pytest.fail("pictures are drawn"))
     with pytest.raises(SystemExit) as stopped:
         paper.main(argv)
     error = capsys.readouterr().err

@@ -229,8 +229,18 @@ def test_the_profile_counts_the_arithmetic_and_shares_out_the_time(tmp_path, cap
     (["train", "unet", "--kinds", "hand=.5,foot=.5"], "foot"), (["train", "unet", "--kinds", "hand"], "'hand': expected KIND=SHARE"),
     (["eval", "--pictures", "0"], "--pictures 0"), (["eval", "--frechet", "1"], "--frechet 1"),
     (["train", "unet", "--kinds", "hand=-1,pair=2"], "above 0"),
+    (["train", "autoencoder", "--batch", "0"], "--batch is 0, expected at least 1"), (["train", "autoencoder", "--pictures", "0"], "--pictures is 0"),
+    (["train", "autoencoder", "--steps", "0"], "--steps is 0"), (["train", "autoencoder", "--seed", "-1"], "--seed is -1"),
+    (["train", "autoencoder", "--minutes", "0"], "--minutes is 0, expected a number above 0"), (["train", "autoencoder", "--lr", "-1"], "--lr is -1"),
+    (["train", "autoencoder", "--lr", "nan"], "--lr is nan"), (["train", "unet", "--gamma", "-3"], "--gamma -3"),
+    (["train", "unet", "--drop", "7"], "--drop 7"), (["train", "autoencoder", "--kl", "-1"], "--kl -1"),
+    (["train", "autoencoder", "--init", "/nowhere"], "no folder /nowhere"), (["train", "unet", "--init", "/nowhere"], "no folder /nowhere"),
+    (["train", "autoencoder", "--init", "toybox"], "toybox, vae"),      # larger than the tiny one
+    (["train", "unet", "--init", "toybox"], "toybox, unet"), (["train", "decoder", "--init", "toybox"], "expected no --init"),
+    (["profile", "--steps", "2"], "--steps is 2, expected at least 3"), (["profile", "--batch", "0"], "--batch is 0"),
 ])
-def test_bad_input_is_one_sentence_and_status_2(tmp_path, capsys, arguments, message):
+def test_bad_input_is_one_sentence_and_status_2_before_anything_is_drawn(tiny, tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.setattr(paper, "prepare", lambda *args, **how: pytest.fail("pictures are drawn"))
     with pytest.raises(SystemExit) as stop:
         paper.main([*arguments, "--out", str(tmp_path)])
     error = capsys.readouterr().err

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from minidiff import toybox
+from minidiff import devices, toybox
+from minidiff.toybox import maps, meter
 from minidiff.toybox.judge import five_fingers, fresh_captions, judge, unseen
 from minidiff.toybox.meter import Meter, accuracy, meter_loss, roughen, shipped
 from minidiff.toybox.scenes import UNSEEN
@@ -97,3 +98,41 @@ def test_a_meter_round_trips_through_its_folder(tmp_path):
     x = torch.rand(2, 3, 64, 64)
     again = Meter.from_pretrained(tmp_path)
     assert_close(again(x)["member"], meter(x)["member"])
+
+
+# Training, and the commands
+
+
+TINY = ["--steps", "2", "--pictures", "40", "--seed", "5"]
+
+
+def test_the_meter_is_trained_where_the_other_stages_are_and_goes_on(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(devices, "pick", lambda: asked.append("a device") or torch.device("cpu"))
+    monkeypatch.setattr(meter, "score", lambda trained, seed: {"kind": float(seed)})
+    meter.main([*TINY, "--out", str(tmp_path)])
+    again = Meter.from_pretrained(tmp_path / "meter")
+    assert asked == ["a device"] and again(torch.rand(1, 3, 64, 64))["age"].isfinite().all()
+    state = torch.load(tmp_path / "meter" / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 2 and '"kind": 6.0' in (tmp_path / "meter" / "config.json").read_text()
+
+
+@pytest.mark.parametrize("command", [meter, maps], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("arguments, message", [
+    (["--minutes", "0"], "--minutes is 0, expected a number above 0"), (["--minutes", "nan"], "--minutes is nan"),
+    (["--steps", "0"], "--steps is 0, expected at least 1"), (["--pictures", "0"], "--pictures is 0"), (["--seed", "-1"], "--seed is -1"),
+    (["--score", "-1"], "--score is -1, expected at least 0"), (["--score", "many"], "invalid int value"), (TINY, "no such device")])
+def test_bad_input_is_one_sentence_and_status_2(monkeypatch, tmp_path, capsys, command, arguments, message):
+    def pick():
+        raise ValueError("no such device")
+    monkeypatch.setattr(devices, "pick", pick)
+    with pytest.raises(SystemExit) as stop:
+        command.main([*arguments, "--out", str(tmp_path)])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+    assert arguments == TINY or not list(tmp_path.iterdir())                        # nothing was drawn
+
+
+def test_a_batch_of_nothing_is_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        maps.main(["--batch", "0"])
+    assert stop.value.code == 2 and "--batch is 0" in capsys.readouterr().err

@@ -34,6 +34,20 @@ def test_every_stage_is_a_command_of_a_paper(monkeypatch, tmp_path, stage, proce
     assert args.verb == "train" and args.minutes == recipe.STAGES[stage][0] / 2 and tmp_path in (args.out, args.out.parent)
 
 
+def test_the_channels_are_searched_in_the_stylegan_that_was_trained_and_lie_beside_it(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "papers"))
+    script, *arguments = recipe.command("channels", tmp_path, .5, 4)
+    _, args = module(ROOT / script).arguments(arguments)
+    assert args.verb == "channels" and args.model == args.out == tmp_path / "stylegan"
+    stages = list(recipe.STAGES)
+    assert stages.index("channels") == stages.index("stylegan") + 1
+
+
+def test_the_minutes_in_the_readme_are_those_of_the_stages():
+    text = " ".join((ROOT / "weights" / "README.md").read_text(encoding="utf-8").split())
+    assert f"the minutes that its stages are given sum to {sum(minutes for minutes, *_ in recipe.STAGES.values())}," in text
+
+
 def test_the_stages_run_in_order_and_a_failed_one_ends_it(monkeypatch, tmp_path, capsys):
     ran = []
 

@@ -63,19 +63,27 @@ def test_the_card_holds_tables_pictures_and_what_was_printed_and_nothing_runs_tw
     for _ in range(2):
         card.main(["--out", str(tmp_path), "--only", "maps", "stylegan", "--quick"])
     assert len(runs) == 4 and ["papers/stylegan.py", "eval", "--n", "600"] == runs[2][:4]
-    text = (tmp_path / "scores.md").read_text(encoding="utf-8")
+    out = tmp_path / "quick"
+    text = (out / "scores.md").read_text(encoding="utf-8")
     assert "| PSNR | 1 |" in text and "printed: 0.5" in text and "## maps" in text
     for name in ("stylegan/0/figure.png", "maps/1/figure.png"):
-        assert f"]({name})" in text and (tmp_path / name).is_file()
-    card.main(["--out", str(tmp_path), "--only", "stylegan"])          # not quick: another command for the table, the same for pictures
-    assert len(runs) == 5 and "--n 1000" in (tmp_path / "scores.md").read_text(encoding="utf-8")
+        assert f"]({name})" in text and (out / name).is_file()
+
+
+def test_a_quick_card_leaves_a_full_one_as_it_is(runs, tmp_path):
+    everything = lambda: {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and "quick" not in path.parts}
+    card.main(["--out", str(tmp_path), "--only", "stylegan"])
+    full = everything()
+    assert "--n 1000" in (tmp_path / "scores.md").read_text(encoding="utf-8")
+    card.main(["--out", str(tmp_path), "--only", "stylegan", "--quick"])
+    assert everything() == full and len(runs) == 4 and "--n 600" in (tmp_path / "quick" / "scores.md").read_text(encoding="utf-8")
 
 
 def test_other_weights_are_measured_again_and_leave_nothing_of_the_old(runs, tmp_path, monkeypatch):
-    card.main(["--out", str(tmp_path), "--only", "stylegan", "--quick"])
+    card.main(["--out", str(tmp_path), "--only", "stylegan"])
     (tmp_path / "stylegan" / "0" / "old.png").write_bytes(b"")
     monkeypatch.setattr(card, "fingerprint", lambda *args: "others")
-    card.main(["--out", str(tmp_path), "--only", "stylegan", "--quick"])
+    card.main(["--out", str(tmp_path), "--only", "stylegan"])
     text = (tmp_path / "scores.md").read_text(encoding="utf-8")
     assert len(runs) == 4 and "weights others" in text and "old.png" not in text
 

@@ -1,6 +1,7 @@
 """minidiff/stylegan.py and papers/stylegan.py: the layers' equations, the style space, the losses, training, and the script."""
 import argparse
 import json
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from minidiff import CheckpointError, images
+from minidiff.checkpoints import find
 from minidiff.stylegan import Discriminator, Generator, Linear, StyledConv, demodulation, smooth, variety
+from minidiff.training import Run
 
 TINY = dict(width=8, channels=(8, 8, 6, 6), mapping=2)
 TINY_D = dict(channels=(4, 6, 8, 8), group=2)
@@ -217,7 +220,7 @@ def test_training_stopped_and_resumed_arrives_at_the_same_place(few_pictures, tm
     def weights(out, *steps):
         for n in steps:
             paper.train(options(["train"], out, "--steps", n, "--batch", 4, "--pictures", 8))
-        return torch.load(out / "checkpoint.pt", weights_only=True)["modules"]
+        return torch.load(out / "stylegan" / "checkpoint.pt", weights_only=True)["modules"]
     torch.manual_seed(1)
     whole = weights(tmp_path / "a", 6)
     start, second = weights(tmp_path / "c", 1), weights(tmp_path / "d", 2)
@@ -227,6 +230,44 @@ def test_training_stopped_and_resumed_arrives_at_the_same_place(few_pictures, tm
         assert any(not torch.equal(whole[name][k], start[name][k]) for k in whole[name])
     assert all(torch.equal(start["G"][k], v) for k, v in initial("G").items())          # the first turn is D's,
     assert all(torch.equal(start["D"][k], v) for k, v in second["D"].items())           # the second G's
+
+
+def test_what_was_trained_and_searched_has_the_files_of_what_is_shipped(few_pictures, brightness, monkeypatch, tmp_path):
+    monkeypatch.setattr(paper, "judged", lambda G, where, *how: {"score": where["score"]})                      # it takes long
+    paper.train(options(["train"], tmp_path, "--steps", 2, "--batch", 4, "--pictures", 8))
+    where = tmp_path / "stylegan"
+    paper.main(["channels", "--model", str(where), "--out", str(where), "--n", "2"])
+    files = lambda folder: {path.name for path in folder.iterdir()}
+    assert files(find("toybox") / "stylegan") <= files(where)
+    G, found = paper.load(options(["pairs", "--attribute", "age"], tmp_path, "--model", where))
+    assert set(found) == set(paper.ATTRIBUTES) and G.config["channels"] == list(TINY["channels"])
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_several_processes_draw_and_write_once_and_leave_alone_whose_turn_it_is_not(few_pictures, monkeypatch, tmp_path, rank):
+    """As if a second process had the same gradients: then their mean is that of one process, and so are all weights."""
+    class OneOfTwo(Run):
+        def __init__(self, *args, **how):
+            super().__init__(*args, **how)
+            self.rank, self.world = rank, 2
+    first = []
+
+    @contextmanager
+    def main_process_first():
+        first.append((tmp_path / "two").exists())
+        yield
+        first.append((tmp_path / "two").exists())
+    learn = lambda name: paper.train(options(["train"], tmp_path / name, "--steps", 6, "--batch", 4, "--pictures", 8))
+    learn("one")
+    monkeypatch.setattr(paper, "Run", OneOfTwo)
+    monkeypatch.setattr(paper, "main_process_first", main_process_first)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda numbers, op=None: numbers.mul_(2 if op is None else 1))
+    learn("two")
+    assert first == [False, True] and (tmp_path / "two" / "stylegan").exists() == (rank == 0)
+    if rank == 0:
+        one, two = (torch.load(tmp_path / name / "stylegan" / "checkpoint.pt", weights_only=True) for name in ("one", "two"))
+        assert_close(two["modules"], one["modules"])
+        assert_close(two["optimizer"]["state"], one["optimizer"]["state"])
 
 
 def initial(name):

@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+from minidiff.checkpoints import find, read_tensors
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -115,6 +117,21 @@ def test_a_name_that_does_not_exist_is_noticed():
     files, names = named("`ddim_step`, `Schedule.add_noise` and `ddim_stop` in `minidiff/samplers.py` and `minidiff/schedule.py`")
     there = set().union(*(names_in(ROOT / file) for file in files))
     assert [name for name in names if name not in there] == ["ddim_stop"]
+
+
+# what the text says of the weights and of the paper, is so ------------------------------------------------------
+
+def text_of(stem):
+    return "\n".join(source for _, source in cells(ROOT / "tutorials" / f"{stem}.ipynb", "markdown"))
+
+
+def test_the_temperature_of_clip_is_that_of_the_shipped_weights():
+    scale = read_tensors(find("toybox") / "clip" / "model.safetensors")["logit_scale"].float().exp()
+    assert f"here $e^t$ is {scale:.1f}." in text_of("06_clip_space")
+
+
+def test_every_equation_of_clic_has_its_number():
+    assert set(re.findall(r"Eq\. (\d)", text_of("12_clic"))) == set("1234567")
 
 
 # the first cell --------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The score card of the weights in weights/toybox, by one command: their sizes, their scores, and pictures that they draw.
 
     python weights/scores.py                       everything, for hours; killed at any time, the same command goes on
-    python weights/scores.py --quick               little of everything: shows that it works, not how good the weights are
+    python weights/scores.py --quick               little of everything, to outputs/scores/quick: that it works, not how good the weights are
     python weights/scores.py --only clip maps      some of it; the card keeps what was made of the others
 
 Every number and picture comes from a command that can be run alone (SCORES); this file runs them in order and puts what they write
@@ -102,9 +102,9 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "scores", help="where the card and the pictures go")
     parser.add_argument("--only", nargs="+", choices=SCORES, default=list(SCORES), help="these models")
-    parser.add_argument("--quick", action="store_true", help="few pictures")
+    parser.add_argument("--quick", action="store_true", help="few pictures; a card of its own, in the folder quick in --out")
     args = parser.parse_args(argv)
-    out, folder = args.out.absolute(), find("toybox")
+    out, folder = args.out.absolute() / ("quick" if args.quick else ""), find("toybox")
     for title in args.only:
         weights = fingerprint(folder, PARTS.get(title))
         for i, (words, full, quick) in enumerate(SCORES[title]):

@@ -6,9 +6,9 @@
     python -m minidiff "a red cat" --model outputs/toybox
 
 Each stage is a command of its own, which can be run alone; this file only puts them in order. Minutes are meant for 2 CPU cores
-with bfloat16 instructions. The StyleGAN is written to stylegan/model; `python papers/stylegan.py channels` finds its channels. Most
-stages see more objects, pairs and hands than the world has: in its own shares they are too few to learn from. Some stages share their
-work among several processes: one per GPU, or one per core, which on a CPU is faster than one process with several threads.
+with bfloat16 instructions. Most stages see more objects, pairs and hands than the world has: in its own shares they are too few to
+learn from. Some stages share their work among several processes: one per GPU, or one per core, which on a CPU is faster than one
+process with several threads.
 """
 import argparse
 import os
@@ -27,6 +27,7 @@ STAGES = {
     "clip": (60, False, ["papers/clip.py", "train", *KINDS]),
     "meter": (45, False, ["-m", "minidiff.toybox.meter"]),
     "stylegan": (90, False, ["papers/stylegan.py", "train"]),
+    "channels": (2, False, ["papers/stylegan.py", "channels"]),             # of the StyleGAN before it, to channels.json beside its weights
     "prior": (30, False, ["papers/unclip.py", "train", "prior", *KINDS]),
     "decoder": (60, True, ["papers/unclip.py", "train", "decoder", *KINDS]),
     "maps": (20, False, ["-m", "minidiff.toybox.maps"]),
@@ -40,10 +41,11 @@ STAGES = {
 def command(stage, out, share, processes):
     """The arguments of Python that train one stage for its share of the minutes."""
     minutes, is_shared, words = STAGES[stage]
+    if stage == "channels":                                                                 # a search, which takes the time it takes
+        return [*words, "--model", str(out / "stylegan"), "--out", str(out / "stylegan")]
     several = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)] if is_shared and processes > 1 else []
     small = ["--batch", "32"] if is_shared and not torch.cuda.is_available() else []        # on a CPU, more only cost time
-    folder = out / "stylegan" if stage == "stylegan" else out           # its checkpoint lies in its own folder
-    return [*several, *words, *small, "--minutes", f"{minutes * share:g}", "--out", str(folder)]
+    return [*several, *words, *small, "--minutes", f"{minutes * share:g}", "--out", str(out)]
 
 
 def main(argv=None):

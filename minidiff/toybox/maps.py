@@ -18,7 +18,9 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from ..checkpoints import from_folder, save_folder, write_atomically
+from .. import command
+from ..checkpoints import find, from_folder, save_folder, write_atomically
+from .meter import check
 from .scenes import CATEGORIES, MEMBERS
 
 CLASSES = ("person", "hand", *CATEGORIES)                       # what an instance may be; each has a plane, boundaries have one more
@@ -156,7 +158,7 @@ def train(args):
         save_folder(reader, {**reader.config, "scores": scores}, args.out / "maps")
 
 
-if __name__ == "__main__":
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/toybox"))
     parser.add_argument("--minutes", type=float, default=20.0, help="stop after this long (whichever of minutes and steps comes first)")
@@ -166,9 +168,14 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=201)
     parser.add_argument("--fresh", action="store_true", help="start again although there is a checkpoint")
     parser.add_argument("--score", type=int, metavar="SEED", help="train nothing: score the shipped one on fresh renders of this seed")
-    options = parser.parse_args()
-    if options.score is None:
-        train(options)
-    else:
-        from ..checkpoints import find
-        print(score(MapReader.from_pretrained(find("toybox") / "maps"), seed=options.score))
+    args = parser.parse_args(argv)
+    check(parser, args)
+    command.run(parser.prog, train if args.score is None else print_scores, args)
+
+
+def print_scores(args):
+    print(score(MapReader.from_pretrained(find("toybox") / "maps"), seed=args.score))
+
+
+if __name__ == "__main__":
+    main()

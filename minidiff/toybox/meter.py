@@ -7,6 +7,7 @@ change of age where there is none), blurred and noised at random, since it must 
     python -m minidiff.toybox.meter --score 770011      the accuracy of the shipped one on fresh renders
 """
 import argparse
+import math
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .. import command
 from ..checkpoints import find, from_folder, save_folder
 from .world import CLASSES, NUMBERS
 
@@ -127,14 +129,14 @@ def train(args):
     from .store import prepare
     with main_process_first():
         store = prepare(args.out / "meter_store", args.pictures, args.seed, correlated=False)
-    truth = store.attributes()
     torch.manual_seed(args.seed)
-    meter = Meter()
+    meter = Meter().to(devices.pick())
     run = Run(args.out / "meter", {"meter": meter}, lr=1e-3, steps=args.steps, minutes=args.minutes, batch=128, ema=0.998, seed=args.seed,
-              name="meter")
+              fresh=args.fresh, name="meter")
+    truth = {k: v.to(run.device) for k, v in store.attributes().items()}
     for step, generator in run:
-        index = torch.randint(len(store), (run.batch,), generator=generator)
-        x = roughen((store.images(index) + 1) / 2, generator)
+        index = torch.randint(len(store), (run.batch,), generator=generator, device=run.device)
+        x = roughen((store.images(index.cpu()).to(run.device) + 1) / 2, generator)
         with devices.autocast(run.device):
             out = meter(x)
         run.update(meter_loss({k: v.float() for k, v in out.items()}, {k: v[index] for k, v in truth.items()}))
@@ -154,13 +156,29 @@ def score(meter, seed):
     return scores
 
 
-if __name__ == "__main__":
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/toybox"))
-    parser.add_argument("--minutes", type=float, default=45.0)
+    parser.add_argument("--minutes", type=float, default=45.0, help="stop after this long (whichever of minutes and steps comes first)")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--pictures", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=101)
+    parser.add_argument("--fresh", action="store_true", help="start again although there is a checkpoint")
     parser.add_argument("--score", type=int, metavar="SEED", help="train nothing: score the shipped meter on fresh renders of this seed")
-    options = parser.parse_args()
-    train(options) if options.score is None else score(shipped(), options.score)
+    args = parser.parse_args(argv)
+    check(parser, args)
+    command.run(parser.prog, train if args.score is None else lambda args: score(shipped(), args.score), args)
+
+
+def check(parser, args):
+    """Refuse numbers that cannot work, before anything is drawn."""
+    for name, low in {"steps": 1, "batch": 1, "pictures": 1, "seed": 0, "score": 0}.items():
+        value = getattr(args, name, None)
+        if value is not None and value < low:
+            parser.error(f"--{name} is {value}, expected at least {low}")
+    if not 0 < args.minutes < math.inf:
+        parser.error(f"--minutes is {args.minutes:g}, expected a number above 0")
+
+
+if __name__ == "__main__":
+    main()
