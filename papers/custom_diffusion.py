@@ -574,6 +574,7 @@ def arguments(argv=None):
     export.add_argument("--ratio", type=float, default=1.0, help="share of the singular values to keep (paper: 0.6 is 5 times smaller)")
     table = new("eval", "the paper's tables, on toybox")
     table.add_argument("--table", default="all", help="all, or one of main, pairs, ablation, class")
+    table.add_argument("--methods", nargs="+", metavar="ROW", help="only these rows of it, by their names")
     table.add_argument("--repeats", type=int, default=3, help="training seeds")
     table.add_argument("--pictures", type=int, default=4, help="pictures of each prompt")
     args = command.parse(parser, argv)

@@ -10,7 +10,7 @@ from tables import customization_analysis
 from minidiff import toybox
 from minidiff.checkpoints import write_json, write_tensors
 
-ARGS = argparse.Namespace(model="toybox", device=None, seed=0, sampling=2, guidance=5.0, repeats=1, pictures=2, table="main")
+ARGS = argparse.Namespace(model="toybox", device=None, seed=0, sampling=2, guidance=5.0, repeats=1, pictures=2, table="main", methods=None)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +126,11 @@ def test_the_tables_are_made_and_put_together(bench, monkeypatch, capsys):
     assert "both right" in (args.out / "table.md").read_text() and "| Custom Diffusion |" in capsys.readouterr().out
     with pytest.raises(ValueError, match="expected all or one of main, pairs, ablation, class"):
         tables.run(argparse.Namespace(**vars(args) | {"table": "nonsense"}))
+    with pytest.raises(ValueError, match="--methods LoRA: expected some of untouched model"):
+        tables.run(argparse.Namespace(**vars(args) | {"methods": ["LoRA"]}))
+    for table, few in (("class", ["DreamBooth", "Custom Diffusion"]), ("pairs", ["DreamBooth", "Custom Diffusion, joint"])):
+        bench.args.methods = few
+        assert [row["method"] for row in tables.TABLES[table](bench)[2]] == few
 
 
 def test_numbers_are_averaged_over_concepts_first_and_nan_is_left_out():

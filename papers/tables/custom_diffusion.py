@@ -81,6 +81,9 @@ def run(args):
     chosen = list(TABLES) if args.table == "all" else [args.table]
     if not set(chosen) <= set(TABLES):
         raise ValueError(f"--table {args.table}: expected all or one of {', '.join(TABLES)}")
+    unknown = set(args.methods or []) - {BASE, *METHODS, *PAIR_METHODS}
+    if unknown:
+        raise ValueError(f"--methods {', '.join(sorted(unknown))}: expected some of {', '.join(dict.fromkeys([BASE, *METHODS, *PAIR_METHODS]))}")
     bench, folder = Bench(args), args.out / "tables"
     for name in chosen:
         title, columns, rows = TABLES[name](bench)
@@ -210,6 +213,10 @@ class Bench:
             raise ValueError(f"{args.model} is not a toybox model, and only toybox can be measured; use the verbs train and sample")
         folder = find("toybox") / "clip"
         self.clip = CLIP.from_pretrained(folder, "cpu", torch.float32), Tokenizer.from_pretrained(folder)
+
+    def chosen(self, methods):
+        """Those of --methods; all, if it is not given."""
+        return [m for m in methods if m in (self.args.methods or methods)]
 
     @property
     def seeds(self):
@@ -406,6 +413,7 @@ def summary(rows):
 
 
 def single_table(bench, table, methods, concepts, columns):
+    methods = bench.chosen(methods)
     rows = rows_of(bench, "single", methods, concepts, single_row)
     for concept in concepts:
         show(bench, f"{table}_{concept}", methods, concept)
@@ -446,7 +454,7 @@ def table_class(bench):
 
 
 def table_pairs(bench):
-    rows = rows_of(bench, "pairs", PAIR_METHODS, PAIRS, pair_row)
+    rows = rows_of(bench, "pairs", bench.chosen(PAIR_METHODS), PAIRS, pair_row)
     accuracy = [judge_of(bench, c, "pair").accuracy for pair in PAIRS for c in pair]
     worst = {k: min(a[k] for a in accuracy) for k in accuracy[0]}
     return (f"{', '.join(' and '.join(pair) for pair in PAIRS)}; {bench.args.repeats} training seeds x {bench.args.pictures} pictures of each "
