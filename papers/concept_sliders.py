@@ -530,7 +530,7 @@ def arguments(argv=None):
     train.add_argument("--layout", choices=("kohya", "diffusers"), default="kohya", help="file layout")
     use = new("sample", "pictures at several positions of one or more saved sliders")
     edit = new("edit", "a picture of your own at several positions, by DDIM inversion")
-    for verb in (use, edit, merge := new("merge", "add sliders to the weights of the UNet, which then costs nothing")):
+    for verb in (use, edit, new("merge", "add sliders to the weights of the UNet, which then costs nothing")):
         verb.add_argument("--slider", required=True, nargs="+", metavar="FILE[=WEIGHT]", help="slider files; each moves by WEIGHT times the scale")
     for verb in (use, edit):
         verb.add_argument("--prompt", default="a person", help="what to draw, or what the picture shows")

@@ -105,8 +105,7 @@ def matches(before, after, masks, rgb=CYAN):
 
     before, after (n, 3, S, S); masks (n, 1, S, S).
     """
-    S, colour = before.shape[-1], torch.tensor(rgb).reshape(1, 3, 1, 1)
-    way = colour - before
+    way = torch.tensor(rgb).reshape(1, 3, 1, 1) - before
     share = (((after - before) * way).sum(1) / way.square().sum(1).clamp(min=.05)).clamp(0, 1) * masks[:, 0]         # (n, S, S)
     return torch.stack([torch.stack([_best(s, m, name) for name in ORNAMENTS]) for s, m in zip(share, masks[:, 0])])
 

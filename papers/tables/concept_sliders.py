@@ -32,7 +32,7 @@ from minidiff.checkpoints import find, write_atomically, write_json
 from minidiff.metrics import clip_score, markdown, mean_std, perceptual_distance
 from minidiff.toybox import measure
 from minidiff.toybox.meter import shipped
-from minidiff.toybox.pairs import pairs, save_pairs
+from minidiff.toybox.pairs import pairs
 from minidiff.toybox.world import CLASSES
 
 PAPERS = Path(paper.__file__).parent
