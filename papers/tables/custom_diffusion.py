@@ -431,7 +431,7 @@ def show(bench, name, methods, concept):
     for method in methods:
         folders = [] if method == BASE else [bench.learned(method, [concept], seed)]
         rows.append(bench.drawn(method, folders, [p.format(noun(method, concept)) for p in SINGLE], seed)[::bench.args.pictures])
-    images.save_figure(bench.args.out / "tables" / f"{name}.png", torch.stack(rows), ["given", *methods], [p.format("it") for p in SINGLE])
+    images.save_figure(bench.args.out / "tables" / f"{name}.png", torch.stack(rows), ["given", *methods], [p.format("V*") for p in SINGLE])
 
 
 def table_main(bench):
