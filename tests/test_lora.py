@@ -25,7 +25,7 @@ class Net(nn.Module):
         half = nn.ModuleDict({"conv": nn.Conv2d(8, 8, 3, stride=2, padding=1)})
         self.mid_block = nn.ModuleDict({"resnets": nn.ModuleList([nn.ModuleDict({"conv2": nn.Conv2d(8, 8, 1)}), resnet])})
         self.up_blocks = nn.ModuleList([nn.ModuleDict({"upsamplers": nn.ModuleList([half])})])
-        self.to(dtype)
+        self.to(dtype).requires_grad_(False)             # torch multiplies in another order where a gradient is wanted
 
     def forward(self, x):                                           # (B, 3, 8, 8) -> (B, 16, 8)
         first, second = self.mid_block["resnets"]

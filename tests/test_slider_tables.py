@@ -83,12 +83,13 @@ def test_customisation_learns_each_end_of_the_pairs_and_is_measured_between_them
 
     def script(name, verb, *arguments):                    # draws exactly what it was given to learn
         calls.append((name, verb))
-        folder = arguments[-1]
+        folder = arguments[arguments.index("--out") + 1]
+        assert arguments[-4:] == ("--model", "toybox", "--device", "cpu")
         given = torch.stack([images.load(path) for path in sorted((folder / "given").iterdir())])
         if verb == "sample":
             save_file({"images": (given * 255).round().byte()}, folder / "samples.safetensors")
     monkeypatch.setattr(tables, "script", script)
-    row = tables.customised_row(options(tmp_path), "custom_diffusion", "eye_size", 3, 0, drawn)
+    row = tables.customised_row(options(tmp_path, "--device", "cpu"), "custom_diffusion", "eye_size", 3, 0, drawn)
     assert calls == [("custom_diffusion.py", "train"), ("custom_diffusion.py", "sample")] * 2
     assert row["share"] == pytest.approx(1, abs=.02) and row["pairs' change"] > .3
 
