@@ -307,8 +307,6 @@ def write_atomically(path, write):
         write(temporary)
         temporary.chmod(0o644)                    # safetensors writes files that only their owner can read
         os.replace(temporary, path)
-    except (SafetensorError, RuntimeError) as error:  # a full disk, as safetensors and torch.save report it
-        raise OSError(f"cannot write {path}: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -318,9 +316,20 @@ def write_json(path, value):
 
 
 def write_tensors(path, tensors, metadata=None):
-    """{key: tensor} -> one .safetensors file; contiguous, on the CPU."""
+    """{key: tensor} -> one .safetensors file; contiguous, on the CPU. OSError if it cannot be written."""
     tensors = {k: t.detach().contiguous().cpu() for k, t in tensors.items()}
-    write_atomically(path, lambda p: save_file(tensors, p, metadata=metadata))
+    try:
+        write_atomically(path, lambda p: save_file(tensors, p, metadata=metadata))
+    except SafetensorError as error:
+        raise OSError(f"cannot write {path}: {error}") from error
+
+
+def write_pickle(path, content):
+    """What torch.save makes of it. OSError if it cannot be written."""
+    try:
+        write_atomically(path, lambda p: torch.save(content, p))
+    except RuntimeError as error:                 # so torch reports a full disk
+        raise OSError(f"cannot write {path}: {error}") from error
 
 
 def save_folder(module, config, folder, name=WEIGHT_FILES[0], dtype=torch.float16, keys=None):

@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 from . import lora, tokens
-from .checkpoints import is_finite, write_atomically, write_json, write_tensors
+from .checkpoints import is_finite, write_json, write_pickle, write_tensors
 from .lora_files import listed
 from .tensorfile import PICKLES, CheckpointError, load_pickle, printable, read_metadata, read_tensors
 from .unet import original_name
@@ -131,7 +131,7 @@ def write(path, delta, unet, layout="minidiff"):
     many = [word for word, rows in delta.rows.items() if len(rows) > 1]
     if many and layout != "diffusers":
         raise ValueError(f"{many[0]} has {len(delta.rows[many[0]])} vectors; layout {layout} has room for one per token")
-    write_atomically(path, lambda p: torch.save(content, p))
+    write_pickle(path, content)
 
 
 def flat(delta):

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import nn
 
-from .checkpoints import write_atomically, write_tensors
+from .checkpoints import write_pickle, write_tensors
 from .tensorfile import PICKLES, CheckpointError, load_pickle, read_tensors
 
 SDXL = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}         # keys of a file -> parts of a pipeline
@@ -213,7 +213,7 @@ def save(path, token, rows, layout="diffusers"):
     if suffix == ".pt":
         content = {"string_to_token": {"*": 265}, "string_to_param": {"*": rows}, "name": token, "step": None,
                    "sd_checkpoint": None, "sd_checkpoint_name": None}             # 265 is "*" in CLIP's vocabulary
-        return write_atomically(path, lambda p: torch.save(content, p))
+        return write_pickle(path, content)
     write_tensors(path, {token if layout == "diffusers" else "emb_params": rows}, {"format": "pt"})
 
 

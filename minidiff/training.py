@@ -31,7 +31,7 @@ import torch.distributed as dist
 from torch import nn
 from tqdm import tqdm, trange
 
-from .checkpoints import CheckpointError, write_atomically
+from .checkpoints import CheckpointError, write_pickle
 
 
 class Run:
@@ -202,7 +202,7 @@ class Run:
             return
         state = {"modules": {n: m.state_dict() for n, m in self.modules.items()}, "average": self.average,
                  "optimizer": self.optimizer.state_dict(), "step": self.step, "seconds": self.seconds, "losses": self.losses}
-        write_atomically(self.path, lambda p: torch.save(state, p))
+        write_pickle(self.path, state)
 
     def _resume(self):
         try:

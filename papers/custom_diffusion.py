@@ -187,7 +187,7 @@ def encoded(pipe, pictures, captions):
     return z, torch.cat([pipe.encode_prompts(captions[i:i + 16]).context for i in range(0, len(captions), 16)])
 
 
-def class_pictures(pipe, class_word, args):
+def class_pictures(pipe, class_word, args, is_only=True):
     """Pictures of the class, (n, 3, S, S), and their captions: drawn by toybox, sampled from the model, or from a folder."""
     n, size, prompt = args.class_pictures, pipe.sample_size * pipe.factor, PROMPT.format(class_word)
     if args.regularization == "generated":                      # Appendix E: 200 pictures, eta 1, guidance 6
@@ -199,6 +199,8 @@ def class_pictures(pipe, class_word, args):
             raise ValueError(f"{error}; use --regularization generated, none or a folder") from error
         return drawn.images, drawn.captions
     own = Path(args.regularization) / class_word
+    if not is_only and not own.is_dir():
+        raise ValueError(f"--regularization {own.parent} holds no folder {class_word}; with several concepts it needs one for each class word")
     folder = own if own.is_dir() else own.parent
     words = [path.with_suffix(".txt") for path in images.files(folder)]
     captions = [path.read_text(encoding="utf-8").strip() if path.is_file() else prompt for path in words]
@@ -209,12 +211,10 @@ def class_pictures(pipe, class_word, args):
 
 def learn(pipe, concepts, args):
     """Fine-tunes pipe's UNet and the rows of the new words, in place: one concept, or several jointly. Returns a Delta."""
-    generator, words = torch.Generator().manual_seed(args.seed), [] if args.regularization == "none" else [c.class_word for c in concepts]
-    mixed = Path(args.regularization).is_dir() and len(set(words)) > 1
-    if mixed and (missing := [word for word in words if not (Path(args.regularization) / word).is_dir()]):
-        raise ValueError(f"--regularization {args.regularization} holds no folder {missing[0]}; with several concepts it needs one for each class word")
+    generator = torch.Generator().manual_seed(args.seed)
     learned = tokens.add(pipe, [c.token for c in concepts], start_rows(pipe, len(concepts), args))
-    classes = [encoded(pipe, *class_pictures(pipe, word, args)) for word in words]
+    words = [] if args.regularization == "none" else [c.class_word for c in concepts]
+    classes = [encoded(pipe, *class_pictures(pipe, word, args, is_only=len(set(words)) == 1)) for word in words]
     trained = trainable(pipe.unet.to(memory_format=torch.channels_last), args.train)
     groups = [{"params": list(trained.values()), "lr": args.lr}]
     groups += [{"params": [learned.rows], "lr": args.token_lr}] if args.token_init != "fixed" else []

@@ -4,8 +4,7 @@ import argparse
 import pytest
 import torch
 
-from minidiff import command
-from minidiff.checkpoints import write_tensors
+from minidiff import checkpoints, command
 
 
 def parser():
@@ -46,11 +45,17 @@ def test_numbers_out_of_range_are_named():
         command.within(argparse.Namespace(batch_size=0), limits)
 
 
-def test_a_file_that_cannot_be_written_is_an_os_error(tmp_path, monkeypatch):
-    from minidiff import checkpoints
-
-    def full(tensors, path, metadata=None):
-        raise checkpoints.SafetensorError("I/O error: No space left on device")
-    monkeypatch.setattr(checkpoints, "save_file", full)
+def test_a_file_that_cannot_be_written_is_an_os_error_and_what_fails_while_it_is_computed_stays_what_it_is(tmp_path, monkeypatch):
+    def full(error):
+        def save(*given, **how):
+            raise error
+        return save
+    monkeypatch.setattr(checkpoints, "save_file", full(checkpoints.SafetensorError("I/O error: No space left on device")))
     with pytest.raises(OSError, match="cannot write .*a.safetensors: .*No space left"):
-        write_tensors(tmp_path / "a.safetensors", {"a": torch.ones(1)})
+        checkpoints.write_tensors(tmp_path / "a.safetensors", {"a": torch.ones(1)})
+    monkeypatch.setattr(torch, "save", full(RuntimeError("PytorchStreamWriter failed writing file")))
+    with pytest.raises(OSError, match="cannot write .*a.pt: .*failed writing"):
+        checkpoints.write_pickle(tmp_path / "a.pt", {})
+    with pytest.raises(torch.OutOfMemoryError):                 # caches are computed while they are written
+        checkpoints.write_atomically(tmp_path / "a.npy", full(torch.OutOfMemoryError("CUDA")))
+    assert not list(tmp_path.iterdir())

@@ -149,6 +149,7 @@ def test_several_concepts_have_class_pictures_of_their_own(pipe, tmp_path):
         found, captions = paper.class_pictures(pipe, word, options("--regularization", str(tmp_path)))
         assert captions == [f"a photo of a {word}"] and float(found.mean()) == pytest.approx(grey, abs=.01)
     (tmp_path / "chair").rename(tmp_path / "seats")
+    assert paper.class_pictures(pipe, "cat", options("--regularization", str(tmp_path)))[1] == ["a photo of a cat"]      # alone it is enough
     with pytest.raises(ValueError, match="holds no folder chair"):
         paper.learn(pipe, concepts, options("--regularization", str(tmp_path)))
 
