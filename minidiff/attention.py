@@ -226,5 +226,6 @@ class GEGLU(nn.Module):
         self.proj = nn.Linear(width, 2 * inner)
 
     def forward(self, x):
-        value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * F.gelu(gate.contiguous())  # a strided gelu takes a CPU ten times as long
+        # Copies: a strided gelu takes a CPU ten times as long, and a strided value keeps all of the projection for backward.
+        value, gate = (half.contiguous() for half in self.proj(x).chunk(2, dim=-1))
+        return value * F.gelu(gate)
