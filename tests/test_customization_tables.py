@@ -80,6 +80,13 @@ def test_perfect_pictures_get_perfect_numbers(bench):
     assert row["image alignment"] > plain["image alignment"] + .05
 
 
+def test_renders_show_what_learning_nothing_and_learning_everything_would_give(bench):
+    nothing, everything = (tables.rendered_row(bench, name, "chair", 10) for name in tables.RENDERS)
+    assert nothing["is it that one"] < .1 and everything["is it that one"] > .9
+    assert everything["image alignment"] > nothing["image alignment"] + .05 and "class kept" not in everything
+    assert min(nothing["scene"], everything["scene"]) == 1                      # ground by ground, in the order of the prompts
+
+
 def test_every_method_gets_its_prompts_and_textual_inversion_leaves_the_class_alone(bench):
     inversion, base = (tables.single_row(bench, m, "chair", 10) for m in ("Textual Inversion", tables.BASE))
     assert [inversion[k] for k in ("KID", "class kept")] == [base[k] for k in ("KID", "class kept")]
@@ -121,7 +128,8 @@ def test_the_tables_are_made_and_put_together(bench, monkeypatch, capsys):
     for args.table in ("main", "pairs"):
         tables.run(args)
     made = json.loads((args.out / "table.json").read_text())
-    assert [r["method"] for r in made["main"]["rows"]] == [tables.BASE, "Textual Inversion", "DreamBooth", "fine-tune all", "Custom Diffusion"]
+    methods = [tables.BASE, "Textual Inversion", "DreamBooth", "fine-tune all", "Custom Diffusion", *tables.RENDERS]
+    assert [r["method"] for r in made["main"]["rows"]] == methods
     assert list(made) == ["main", "pairs"] and len(made["pairs"]["rows"]) == 7 and (args.out / "tables" / "main_chair.png").is_file()
     assert "both right" in (args.out / "table.md").read_text() and "| Custom Diffusion |" in capsys.readouterr().out
     with pytest.raises(ValueError, match="expected all or one of main, pairs, ablation, class"):

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from minidiff import toybox
 from minidiff.toybox import furniture, instruments, pets, plants, things, world
 from minidiff.toybox.canvas import PART_ID, PARTS, Canvas, Paint
-from minidiff.toybox.captions import caption, full_caption
+from minidiff.toybox.captions import caption, full_caption, ground_words
 from minidiff.toybox.hands import draw_hand
 from minidiff.toybox.individuals import HELD_OUT
 from minidiff.toybox.people import Portrait, draw_portrait
@@ -324,11 +324,12 @@ def test_held_out_pictures_are_clean_photos():
 
 
 @pytest.mark.parametrize("word", ["cat", "pot", "person"])
-def test_ordinary_members_of_a_class_are_clean_photos_with_captions_of_training(word):
+def test_ordinary_members_of_a_class_are_clean_photos_with_plain_and_full_captions(word):
     b = toybox.of_class(word, 12, 3, size=32)
     assert b.images.shape == (12, 3, 32, 32) and {(s.style, s.distortion) for s in b.scenes} == {("photo", 0)}
     said = {word, MEMBERS.get(word)} if word != "pot" else {"pot"}
-    assert all(said & set(re.findall(r"\w+", c)) for c in b.captions) and len(set(b.captions)) > 6
+    assert all(said & set(re.findall(r"\w+", c)) for c in b.captions) and len(set(b.captions[1::2])) > 4
+    assert b.captions[::2] == [f"a {word} {ground_words(s.background)}" for s in b.scenes[::2]]
     if word == "person":
         assert all(s.portrait and not s.things for s in b.scenes)
     else:

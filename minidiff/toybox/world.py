@@ -57,7 +57,8 @@ def sample(n, seed, kind=None, size=64, correlated=True):
 def of_class(word, n, seed=0, size=64):
     """`n` photos of ordinary members of a class, or of people, in different poses and places. Returns a Batch.
 
-    word: one of `scenes.MEMBERS`, such as cat, or person. Captions are those of training: "a striped red cat in a garden".
+    word: one of `scenes.MEMBERS`, such as cat, or person. Every other caption is one of training, "a striped red cat in a garden"; the
+    others say nothing but the class and the place, whatever the picture shows: "a cat in a garden".
     """
     if word not in (*MEMBERS, "person"):
         raise ValueError(f"toybox draws no {word!r}, only person, {', '.join(MEMBERS)}")
@@ -67,7 +68,8 @@ def of_class(word, n, seed=0, size=64):
         s.things = [random_thing(rng, word)] if word in MEMBERS else []
         s.style, s.distortion = "photo", 0.0
         scenes.append(s)
-    return draw(scenes, [caption(s, rng) for s in scenes], size)
+    plain = [f"a {word} {ground_words(s.background)}" for s in scenes]
+    return draw(scenes, [caption(s, rng) if i % 2 else plain[i] for i, s in enumerate(scenes)], size)
 
 
 SPECIES = {"flower": "sunflower"}                                # what a held-out concept is drawn as, if not under its own name

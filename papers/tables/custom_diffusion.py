@@ -3,7 +3,8 @@
     --table    paper              what it shows
     ---------  -----------------  -----------------------------------------------------------------------------------------
     main       Table 1, single    five concepts, each learned alone: Custom Diffusion, fine-tuning everything, DreamBooth, Textual
-                                  Inversion, and the untouched model with the plain class word
+                                  Inversion, and the untouched model with the plain class word; and renders, without the
+                                  guitar: of others of the class, which is what learning nothing gives, and of the individual
     pairs      Table 1, multi     two concepts in one picture: the same methods, learned jointly, one after the other, or merged
     ablation   Tables 3 and 5     Custom Diffusion without augmentation, regularisation, with generated one; where the new word starts
     class      KID and Sec. 4.4   does the plain class word still give the plain class? with and without regularisation
@@ -81,9 +82,10 @@ def run(args):
     chosen = list(TABLES) if args.table == "all" else [args.table]
     if not set(chosen) <= set(TABLES):
         raise ValueError(f"--table {args.table}: expected all or one of {', '.join(TABLES)}")
-    unknown = set(args.methods or []) - {BASE, *METHODS, *PAIR_METHODS}
+    known = dict.fromkeys([BASE, *METHODS, *PAIR_METHODS, *RENDERS])
+    unknown = set(args.methods or []) - set(known)
     if unknown:
-        raise ValueError(f"--methods {', '.join(sorted(unknown))}: expected some of {', '.join(dict.fromkeys([BASE, *METHODS, *PAIR_METHODS]))}")
+        raise ValueError(f"--methods {', '.join(sorted(unknown))}: expected some of {', '.join(known)}")
     bench, folder = Bench(args), args.out / "tables"
     for name in chosen:
         title, columns, rows = TABLES[name](bench)
@@ -330,18 +332,29 @@ def single_row(bench, method, concept, seed):
     plain = [p.format(class_word(concept)) for p in SINGLE]
     pictures = bench.drawn(method, folders, [p.format(noun(method, concept)) for p in SINGLE], seed)
     alone = pictures[:len(GROUNDS) * bench.args.pictures]                           # without the guitar
-    read = toybox.measure(alone)
-    wanted = torch.tensor([CLASSES["background"].index(g) for g in GROUNDS]).repeat_interleave(bench.args.pictures)
-    score = judge_of(bench, concept).score(alone)
-    row = alignments(bench, pictures, plain, toybox.held_out(concept, 5, 0).images)
-    row |= {"right class": float("nan") if concept == "moongate" else share(member_is(read, concept)),
-            "is it that one": share(score > 0), "likeness": float((score.clamp(-1, 1) + 1).mean() / 2),
-            "scene": share(read["background"] == wanted)}
+    row = alignments(bench, pictures, plain, toybox.held_out(concept, 5, 0).images) | seen_in(bench, concept, alone)
     if method in (BASE, "Textual Inversion"):                                       # which leaves the model as it is
         of_class = bench.drawn(BASE, [], plain, seed)[:len(alone)]
     else:
         of_class = bench.drawn(method, folders, plain[:len(GROUNDS)], seed)
     return row | class_row(bench, concept, of_class) | costs(folders)
+
+
+def seen_in(bench, concept, alone):
+    """What the meter and the judge see in pictures of a concept in the scenes of GROUNDS, equally many in each."""
+    read, score = toybox.measure(alone), judge_of(bench, concept).score(alone)
+    wanted = torch.tensor([CLASSES["background"].index(g) for g in GROUNDS]).repeat_interleave(len(alone) // len(GROUNDS))
+    return {"right class": float("nan") if concept == "moongate" else share(member_is(read, concept)),
+            "is it that one": share(score > 0), "likeness": float((score.clamp(-1, 1) + 1).mean() / 2),
+            "scene": share(read["background"] == wanted)}
+
+
+def rendered_row(bench, name, concept, seed):
+    """What no method draws: fresh renders of the individual, or of others of its class, in the scenes of GROUNDS."""
+    grounds = [ground for ground in GROUNDS for _ in range(bench.args.pictures)]
+    pictures = renders(concept, len(grounds), 1000 * seed, RENDERS[name], grounds=grounds)
+    plain = [p.format(class_word(concept)) for p in SINGLE[:len(GROUNDS)]]
+    return alignments(bench, pictures, plain, toybox.held_out(concept, 5, 0).images) | seen_in(bench, concept, pictures)
 
 
 def pair_row(bench, method, pair, seed):
@@ -358,6 +371,7 @@ def pair_row(bench, method, pair, seed):
 
 
 BASE = "untouched model, class word"
+RENDERS = {"renders of its class": "class", "renders of the individual": "individual"}
 # method: (what sampling needs, all that was trained for it)
 PAIR_METHODS = {
     BASE: lambda bench, pair, seed: ([], []),
@@ -435,7 +449,9 @@ def show(bench, name, methods, concept):
 
 
 def table_main(bench):
-    return single_table(bench, "main", [BASE, "Textual Inversion", "DreamBooth", "fine-tune all", "Custom Diffusion"], CONCEPTS, COLUMNS)
+    methods = [BASE, "Textual Inversion", "DreamBooth", "fine-tune all", "Custom Diffusion"]
+    title, columns, rows = single_table(bench, "main", methods, CONCEPTS, COLUMNS)
+    return title, columns, rows + rows_of(bench, "rendered", bench.chosen(RENDERS), CONCEPTS, rendered_row)
 
 
 def table_ablation(bench):
