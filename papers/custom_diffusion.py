@@ -39,7 +39,7 @@ Differs from both
   * On toybox the moongate's class word is "moon" and the flower's "sunflower": the model knows no others.
 
 Cost    the demonstration takes 69 seconds on two CPU cores, in float32; 0.66 MB are stored.
-Run     python papers/custom_diffusion.py                                        learns a cat of toybox and draws it in new scenes
+Run     python papers/custom_diffusion.py                                        learns a table of toybox and draws it in new scenes
         python papers/custom_diffusion.py train --images DIR --class-word cat --model PATH --steps 250 --lr 8e-5 --token-lr 8e-5
         python papers/custom_diffusion.py train --concept cat --concept chair --out both             two concepts, jointly
         python papers/custom_diffusion.py sample --learned cat chair --prompt "a <new1> cat next to a <new2> chair"     merged
@@ -493,7 +493,9 @@ def train_command(args):
 def sample_command(args):
     prompts = read_prompts(args.prompts) if args.prompts else [args.prompt]
     pipe = load(args)
-    use(pipe, args)
+    delta, _ = use(pipe, args)
+    if prompts == [None]:
+        prompts = [" next to ".join(f"a {word} {delta.classes.get(word, '')}".rstrip() for word in delta.rows) + " in the snow"]
     images.save_samples(args.out, pipe(prompts, args.n, args.sampling, args.guidance, args.seed), prompts)
     print(f"written to {args.out}: samples.safetensors, samples.png, {len(prompts) * args.n} pictures")
 
@@ -570,7 +572,7 @@ def arguments(argv=None):
         verb.add_argument("--learned", nargs="+", required=True, metavar="DIR", help="folders that train wrote, or delta files of any layout")
         verb.add_argument("--named", nargs="+", metavar="NAME", help='new words, and their classes, for each of them: "<new1> cat" "<new2> chair"')
     sample.add_argument("--prompts", help="JSON file with a list of prompts")
-    sample.add_argument("--prompt", default="a <new1> cat in the snow", help="a single one")
+    sample.add_argument("--prompt", help="a single one (default: what was learned, in the snow)")
     export.add_argument("--layout", default="lora", choices=list(deltas.EXPORTS), help="kind of file")
     export.add_argument("--ratio", type=float, default=1.0, help="share of the singular values to keep (paper: 0.6 is 5 times smaller)")
     table = new("eval", "the paper's tables, on toybox")
@@ -593,7 +595,7 @@ def check(parser, args):
     if not 0 < getattr(args, "ratio", 1) <= 1:
         parser.error(f"--ratio is {args.ratio}, expected above 0 and at most 1")
     if hasattr(args, "lr"):
-        args.concept = args.concept or ([] if args.images else ["cat"])
+        args.concept = args.concept or ([] if args.images else ["table"])
         args.lr = RATES[args.train] if args.lr is None else args.lr
         if args.lr <= 0 or args.token_lr <= 0:
             parser.error("--lr and --token-lr must be above 0")

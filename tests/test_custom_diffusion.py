@@ -368,7 +368,7 @@ def run(capsys, *arguments):
     return capsys.readouterr().out
 
 
-def test_the_script_learns_one_on_top_of_another_and_two_apart_merges_draws_and_exports(tmp_path, capsys):
+def test_the_script_learns_one_on_top_of_another_and_two_apart_merges_draws_and_exports(tmp_path, capsys, monkeypatch):
     a, b, c = (tmp_path / name for name in "abc")
     run(capsys, "train", *FAST, "--concept", "cat", "--out", a)
     run(capsys, "train", *FAST, "--concept", "moongate", "--token", "<gate>", "--out", b)
@@ -391,6 +391,11 @@ def test_the_script_learns_one_on_top_of_another_and_two_apart_merges_draws_and_
     run(capsys, "sample", *use, "--learned", tmp_path / "m", "--prompts", tmp_path / "p.json", "--n", 2, "--seed", 4, "--out", tmp_path / "t")
     again = deltas.read_tensors(tmp_path / "t" / "samples.safetensors")["images"]
     assert (pictures.float() - again.float()).abs().max() <= 1
+    with monkeypatch.context() as m:
+        m.setattr(paper.images, "save_samples", lambda folder, pictures, prompts: asked.extend(prompts))
+        asked = []
+        run(capsys, "sample", *use, "--learned", a, b, "--n", 1, "--out", tmp_path / "u")
+    assert asked == ["a <new1> cat next to a <gate> moon in the snow"]            # without a prompt, what was learned
     for layout in ("lora", "lora-diffusers", "compvis"):
         run(capsys, "export", "--device", "cpu", "--learned", a, "--layout", layout, "--ratio", .6, "--out", tmp_path / "x")
     assert {p.name for p in (tmp_path / "x").iterdir()} == {"lora.safetensors", "delta.ckpt", "new1.safetensors"}
