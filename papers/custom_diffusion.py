@@ -38,7 +38,7 @@ Differs from both
   * No word of toybox is rare. V* starts at the row of a letter that no caption contains, stretched to the length of a common one's.
   * On toybox the moongate's class word is "moon" and the flower's "sunflower": the model knows no others.
 
-Cost    the demonstration takes 69 seconds on two CPU cores, in float32; 0.66 MB are stored.
+Cost    the demonstration takes 54 seconds on two CPU cores, in float32; 0.66 MB are stored.
 Run     python papers/custom_diffusion.py                                        learns a table of toybox and draws it in new scenes
         python papers/custom_diffusion.py train --images DIR --class-word cat --model PATH --steps 250 --lr 8e-5 --token-lr 8e-5
         python papers/custom_diffusion.py train --concept cat --concept chair --out both             two concepts, jointly
