@@ -28,8 +28,9 @@ Where the paper and the authors' code differ, this file follows
 Differs from both
   * No weight decay: it would pull W towards 0, not W_0, and with it every row of a table that is a parameter. Here the other rows
     are a buffer, which nothing moves.
-  * Learning rates are for toybox, whose UNet is a hundred times smaller: 1e-3 for W, 4e-3 for V* (paper: 8e-5 for both), as with slow
-    V* what is new goes into W, and the plain class word shows it too. Over the last half of the steps they fall to 0 (paper: constant).
+  * On toybox, whose UNet is a hundred times smaller, learning rates are 1e-3 for W and 4e-3 for V* (paper, and here for other models:
+    8e-5 for both): with slow V* what is new goes into W, and the plain class word shows it too. They fall to 0 over the last half of
+    the steps (paper: constant).
   * Prompts are "a photo of a <new1> cat" (paper: "photo of a ..."), and on toybox, which has never read "far away" or "close up",
     a small cat is "a small <new1> cat" and a large one "a large ...". There sizes also change less (2/3 to 1.2 in place of 1/3 to
     1.4): a third of 64 pixels is five latents. Which of the two is done depends on whether the tokenizer knows the words.
@@ -40,7 +41,7 @@ Differs from both
 
 Cost    the demonstration takes 54 seconds on two CPU cores, in float32; 0.66 MB are stored.
 Run     python papers/custom_diffusion.py                                        learns a table of toybox and draws it in new scenes
-        python papers/custom_diffusion.py train --images DIR --class-word cat --model PATH --steps 250 --lr 8e-5 --token-lr 8e-5
+        python papers/custom_diffusion.py train --images DIR --class-word cat --model PATH
         python papers/custom_diffusion.py train --concept cat --concept chair --out both             two concepts, jointly
         python papers/custom_diffusion.py sample --learned cat chair --prompt "a <new1> cat next to a <new2> chair"     merged
         python papers/custom_diffusion.py merge --learned cat chair --out FOLDER
@@ -217,8 +218,9 @@ def learn(pipe, concepts, args):
     words = [] if args.regularization == "none" else [c.class_word for c in concepts]
     classes = [encoded(pipe, *class_pictures(pipe, word, args, is_only=len(set(words)) == 1)) for word in words]
     trained = trainable(pipe.unet.to(memory_format=torch.channels_last), args.train)
-    groups = [{"params": list(trained.values()), "lr": args.lr}]
-    groups += [{"params": [learned.rows], "lr": args.token_lr}] if args.token_init != "fixed" else []
+    lr, token_lr = rates(pipe, args)
+    groups = [{"params": list(trained.values()), "lr": lr}]
+    groups += [{"params": [learned.rows], "lr": token_lr}] if args.token_init != "fixed" else []
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     slower = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, 2 - 2 * step / (args.steps * len(concepts))))
     n = max(1, args.batch // len(concepts) // 2)                # of each concept, and as many of its class
@@ -238,6 +240,12 @@ def learn(pipe, concepts, args):
     weights = {name: p.detach().clone(memory_format=torch.contiguous_format) for name, p in trained.items()}
     rows = {c.token: learned.of(c.token).detach().cpu().clone() for c in concepts}
     return Delta(weights, rows, {c.token: c.class_word for c in concepts})
+
+
+def rates(pipe, args):
+    """Learning rates of W and of V*: what was asked for; else those for toybox, or for any other model the paper's."""
+    W, V = (RATES[args.train], TOKEN_RATE) if is_toybox(pipe) else (PAPER_RATE, PAPER_RATE)
+    return args.lr or W, args.token_lr or V
 
 
 def denoising_loss(pipe, z, c, mask, generator):
@@ -491,11 +499,13 @@ def train_command(args):
 
 
 def sample_command(args):
-    prompts = read_prompts(args.prompts) if args.prompts else [args.prompt]
+    prompts = read_prompts(args.prompts) if args.prompts else [args.prompt] if args.prompt else []
     pipe = load(args)
     delta, _ = use(pipe, args)
-    if prompts == [None]:
-        prompts = [" next to ".join(f"a {word} {delta.classes.get(word, '')}".rstrip() for word in delta.rows) + " in the snow"]
+    named = [f"a {word} {delta.classes.get(word, '')}".rstrip() for word in delta.rows]
+    if not prompts and not named:
+        raise ValueError("what was learned has no word of its own; say what to draw with --prompt")
+    prompts = prompts or [" next to ".join(named) + " in the snow"]
     images.save_samples(args.out, pipe(prompts, args.n, args.sampling, args.guidance, args.seed), prompts)
     print(f"written to {args.out}: samples.safetensors, samples.png, {len(prompts) * args.n} pictures")
 
@@ -528,7 +538,7 @@ def evaluate(args):
 
 
 SCENES = ["{} in the snow", "{} at the beach", "{} in a room", "a watercolor of {}", "{} next to a red chair"]
-RATES = {"kv": 1e-3, "crossattn": 1e-3, "all": 2e-4}                                           # learning rates of W, on toybox
+RATES, TOKEN_RATE, PAPER_RATE = {"kv": 1e-3, "crossattn": 1e-3, "all": 2e-4}, 4e-3, 8e-5       # of W and of V* on toybox; of both, elsewhere
 
 
 def arguments(argv=None):
@@ -544,14 +554,14 @@ def arguments(argv=None):
     add("--captions", help="text file with a caption per line, 1000 for merging, 200,000 for rare tokens (default: toybox's)")
     learning = argparse.ArgumentParser(add_help=False)
     add = lambda *names, **how: learning.add_argument(*names, **how)
-    add("--concept", action="append", choices=list(HELD_OUT), help="one of toybox's, which no training picture shows; again for several")
+    add("--concept", action="append", choices=list(HELD_OUT), help="one of toybox's, which no training picture shows; again for several (default: table)")
     add("--images", action="append", default=[], metavar="DIR", help="folder of your own pictures, 3 to 20; again for several")
     add("--class-word", action="append", default=[], help="what they show, in a word, such as cat: one for each --images")
     add("--token", action="append", help="the new word, one for each concept (default: <new1>, <new2> ...)")
     add("--steps", type=int, default=STEPS, help="optimiser steps for each concept (paper: 250)")
     add("--batch", type=int, default=8, help="pictures in a step, half of them of the class (paper: 8)")
-    add("--lr", type=float, help=f"learning rate of the weights (default: {', '.join(f'{k} {v:g}' for k, v in RATES.items())}; paper: 8e-5)")
-    add("--token-lr", type=float, default=4e-3, help="learning rate of the new words (paper: 8e-5)")
+    add("--lr", type=float, help=f"learning rate of the weights (default: for toybox {', '.join(f'{k} {v:g}' for k, v in RATES.items())}, else the paper's {PAPER_RATE:g})")
+    add("--token-lr", type=float, help=f"learning rate of the new words (default: for toybox {TOKEN_RATE:g}, else the paper's {PAPER_RATE:g})")
     add("--regularization", metavar="WHAT", help="toybox, generated, none, or a folder of pictures of the class, captions in NAME.txt beside them "
         "(default: toybox for toybox, else generated; paper: LAION); with several concepts, a folder in it for each class word")
     add("--class-pictures", type=int, default=200, help="how many to draw or generate (paper: 200)")
@@ -596,8 +606,7 @@ def check(parser, args):
         parser.error(f"--ratio is {args.ratio}, expected above 0 and at most 1")
     if hasattr(args, "lr"):
         args.concept = args.concept or ([] if args.images else ["table"])
-        args.lr = RATES[args.train] if args.lr is None else args.lr
-        if args.lr <= 0 or args.token_lr <= 0:
+        if any(rate is not None and rate <= 0 for rate in (args.lr, args.token_lr)):
             parser.error("--lr and --token-lr must be above 0")
         what = args.regularization
         if what not in (None, "toybox", "generated", "none") and not Path(what).is_dir():

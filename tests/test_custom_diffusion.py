@@ -424,6 +424,21 @@ def test_the_demonstration_and_the_analysis_write_their_figures(tmp_path, capsys
     assert (tmp_path / "rate_of_change.png").is_file() and (tmp_path / "compression.png").is_file()
 
 
+def test_learning_rates_are_toyboxs_the_papers_for_other_models_or_what_was_asked_for(pipe, tmp_path):
+    other = minidiff.load(tiny_models.stable_diffusion(tmp_path), "cpu")
+    assert paper.rates(pipe, options()) == (paper.RATES["kv"], paper.TOKEN_RATE) != paper.rates(other, options())
+    assert paper.rates(pipe, options("--train", "all")) == (paper.RATES["all"], paper.TOKEN_RATE)
+    assert paper.rates(other, options()) == (8e-5, 8e-5) and paper.rates(other, options("--lr", "1e-5")) == (1e-5, 8e-5)
+
+
+def test_weights_without_a_word_need_a_prompt(pipe, tmp_path, capsys):
+    name = kv_names(pipe.unet)[0]
+    deltas.save(tmp_path, deltas.Delta({name: torch.zeros_like(pipe.unet.state_dict()[name])}), {})
+    with pytest.raises(SystemExit):
+        paper.main(["sample", "--learned", str(tmp_path), "--device", "cpu"])
+    assert "say what to draw with --prompt" in capsys.readouterr().err
+
+
 @pytest.mark.filterwarnings("ignore:prompt has")
 def test_your_own_pictures_on_a_stable_diffusion(tmp_path, capsys):
     model = tiny_models.stable_diffusion(tmp_path / "model")

@@ -30,7 +30,7 @@ def rates_when_all_is_trained(args):
     """{group of layers: mean relative change}."""
     pipe = paper.load(args)
     before = {name: w.clone() for name, w in pipe.unet.state_dict().items()}
-    paper.train(pipe, argparse.Namespace(**vars(args) | {"train": "all", "lr": paper.RATES["all"]}))
+    paper.train(pipe, argparse.Namespace(**vars(args) | {"train": "all", "lr": None}))
     rates = rate_of_change(before, pipe.unet.state_dict())
     images.save(args.out / "rate_of_change.png", bars(rates, "mean change of a layer, relative to its size"))
     return rates
