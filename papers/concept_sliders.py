@@ -20,7 +20,7 @@ Learn a low-rank change of the weights that turns one attribute of a picture up 
 
 Where the paper and the authors' code differ, this file follows
   * the paper: all preserved concepts enter each target (Eq. 8). Their code draws one at random per step and also puts it into
-    c_t and the base term.
+    c_t and the base term; a list of such blocks does that here (see train --help).
   * the paper: visual sliders have the empty prompt at both ends. Their code has a prompt for each end, empty by default;
     here --prompt gives one for both.
   * their code: x_t comes from the student's own sampling, with guidance 3 away from c_- and the first preserved concept, which
@@ -555,6 +555,8 @@ TRAIN_HELP = f"""Learn a slider, from prompts or from pairs of pictures.
   target    what to steer (c_t)               preserve  words appended to both ends, what must not change (p; default none)
   positive  its end at scale 1 (c_+)          eta       how far to go (default 4, as in the authors' code)
   negative  its other end (c_-)               action    "enhance" (default), or "erase", which swaps the two ends
+A list with a block for each p, named in all three texts ("a person with dark skin", "a very old person with dark skin", ...), is the authors'
+code's way to preserve. With it, and more steps, the age and hair sliders of `eval --table text` change less else; a weather slider did not.
 
 --pairs FOLDER holds sub-folders named by strength (-1 and 1, or -2 -1 1 2 ...) with pictures of equal names: before and after.
   `python -m minidiff.toybox.pairs eye_size --out FOLDER` and `python papers/stylegan.py pairs ...` make such folders.

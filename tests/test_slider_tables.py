@@ -41,10 +41,17 @@ def test_what_is_kept_is_a_share_of_the_attributes_of_each_picture():
 @pytest.mark.parametrize("concept", tables.CONCEPTS)
 def test_the_baselines_get_every_prompt_with_the_words_of_the_concept(concept):
     c = tables.CONCEPTS[concept]
-    new_words = set(c.block["positive"].replace(",", "").split()) - set(c.block["target"].split())
+    new_words = set(c.blocks[0]["positive"].replace(",", "").split()) - set(c.blocks[0]["target"].split())
     for prompt in c.prompts:
         edited = c.edited(prompt).replace(",", " ").split()
         assert new_words & set(edited) and set(prompt.split()) <= {*edited, "a"}, edited
+
+
+@pytest.mark.parametrize("concept", tables.CONCEPTS)
+def test_both_ends_of_a_block_say_what_its_target_says(concept):
+    for block in tables.CONCEPTS[concept].blocks:
+        said = {k: block[k].replace(",", "").split() for k in ("target", "positive", "negative")}
+        assert block["positive"] != block["negative"] and set(said["target"]) <= set(said["positive"]) & set(said["negative"])
 
 
 def test_log_odds_rise_with_the_first_class_and_have_no_end():
@@ -74,8 +81,14 @@ def test_the_tables_are_made_kept_and_put_together(tmp_path, capsys, monkeypatch
 def test_text_sliders_stand_beside_prompt_to_prompt(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "CONCEPTS", {"age": replace(tables.CONCEPTS["age"], steps=2)})
     _, _, rows = tables.table_text(minidiff.load("toybox", "cpu"), options(tmp_path, "--sampling", "2", "--pictures", "1"))
-    assert [r["method"] for r in rows] == ["slider", "Prompt-to-Prompt", "prompt changed"]
-    assert "spearman" in rows[0] and all("distance" in r for r in rows)
+    assert [r["method"] for r in rows] == ["slider", "Prompt-to-Prompt", "prompt changed", "drawn so"]
+    assert "spearman" in rows[0] and all("distance" in r for r in rows[:3])
+
+
+def test_renders_in_which_more_has_changed_are_farther_apart(tmp_path):
+    pipe, args = minidiff.load("toybox", "cpu"), options(tmp_path, "--sampling", "2")
+    apart = lambda wanted: tables.drawn_row(pipe, args, "hair", 0, [0, 1, 2], wanted)["distance at P2P's change"]
+    assert 0 < apart(.05) < apart(.2) and math.isnan(apart(2.0))
 
 
 def test_customisation_learns_each_end_of_the_pairs_and_is_measured_between_them(tmp_path, monkeypatch):
@@ -102,7 +115,7 @@ def test_a_baseline_that_fails_is_one_sentence(tmp_path):
 def test_a_slider_is_taken_off_before_the_next_is_trained(tmp_path):
     pipe = minidiff.load("toybox", "cpu")
     args = options(tmp_path)
-    tables.text_slider(pipe, args, "age", 0, paper.AGE).detach()
+    tables.text_slider(pipe, args, "age", 0, [paper.AGE]).detach()
     assert not any(m._forward_hooks for m in pipe.unet.modules())
     other = argparse.Namespace(**vars(args))
-    assert tables.text_slider(pipe, other, "age", 0, paper.AGE).scale == 1
+    assert tables.text_slider(pipe, other, "age", 0, [paper.AGE]).scale == 1

@@ -2,7 +2,8 @@
 
     --table    paper            what it shows
     ---------  ---------------  -------------------------------------------------------------------------------------
-    text       Table 1          text sliders against Prompt-to-Prompt and against plainly changing the prompt
+    text       Table 1          text sliders against Prompt-to-Prompt and against plainly changing the prompt; "drawn so": renders of
+                                other people in which that alone is changed as much, so that one sees what the distance is made of
     eyes       Table 2          visual sliders from six pairs: how much of the pairs' own change they reach
     gan        Sec. 5, StyleGAN a visual slider from pictures in which one style channel of a GAN was moved
     ablation   Table 3          the age slider without preserved concepts, and without low rank
@@ -32,7 +33,7 @@ from minidiff.checkpoints import find, write_atomically, write_json
 from minidiff.metrics import clip_score, markdown, mean_std, perceptual_distance
 from minidiff.toybox import measure
 from minidiff.toybox.meter import shipped
-from minidiff.toybox.pairs import pairs
+from minidiff.toybox.pairs import RANGES, pairs
 from minidiff.toybox.world import CLASSES
 
 PAPERS = Path(paper.__file__).parent
@@ -82,10 +83,10 @@ OTHERS = ("skin", "hair", "hair_length", "glasses", "beard", "smile", "backgroun
 
 @dataclass
 class Concept:
-    """block: see --help of train. attribute: what the meter reads. prompts: of the pictures. edited: a prompt -> the one that the
+    """blocks: see --help of train. attribute: what the meter reads. prompts: of the pictures. edited: a prompt -> the one that the
     baselines get. wish: CLIP's text. kept: what should not change. start: see `sample_scales`; None is --start. steps: of training;
     None is --steps."""
-    block: dict
+    blocks: list
     attribute: object
     prompts: list
     edited: object
@@ -101,12 +102,26 @@ def with_long_hair(prompt):
     return prompt.replace(" hair", " long hair") if "hair" in prompt else prompt.replace("person", "person with long hair")
 
 
+KINDS = ["a person", "a person with dark skin", "a person with light skin in a garden", "a photo of a person with blond hair",
+         "a person with black hair on a red background", "a person with brown hair at the beach"]
+
+
+def each(targets, positive, negative, block):
+    """A block for each target, which both ends name as well: the authors' code's way to say what must not change."""
+    return [block | {"target": p, "positive": positive(p), "negative": negative(p)} for p in targets]
+
+
+def old(prompt, words="very old person"):
+    return prompt.replace("person", words)
+
+
 CONCEPTS = {
-    "age": Concept(paper.AGE, "age", FACES, lambda p: p.replace("person", "very old person"), "a very old person", steps=80),
-    "smile": Concept(block("a person", "a person, smiling", "a person, sad", 1.5), "smile", FACES, lambda p: p + ", smiling", "a person, smiling",
-                     start=800.0),
-    "hair": Concept(paper.HAIR, "hair_length", FACES, with_long_hair, "a person with long hair", ("skin", "background", "glasses")),
-    "weather": Concept(block("green hills", "green hills in the rain", "green hills on a sunny day", 1.0),
+    "age": Concept(each(KINDS, old, lambda p: old(p, "very young person"), paper.AGE), "age", FACES, old, "a very old person", steps=200),
+    "smile": Concept([block("a person", "a person, smiling", "a person, sad", 4.0)], "smile", FACES, lambda p: p + ", smiling", "a person, smiling",
+                     start=600.0),
+    "hair": Concept(each(KINDS, with_long_hair, lambda p: with_long_hair(p).replace("long", "short"), paper.HAIR), "hair_length", FACES,
+                    with_long_hair, "a person with long hair", ("skin", "background", "glasses"), 500.0, 120),
+    "weather": Concept([block("green hills", "green hills in the rain", "green hills on a sunny day", 1.0)],
                        log_odds("weather", ["rainy"], ["sunny"]), PLACES, lambda p: p + " in the rain", "green hills in the rain",
                        ("place",), 1000.0),        # the sky is drawn first
 }
@@ -128,13 +143,13 @@ def trained(pipe, args, name, seed, train, **changes):
     return lora.load(pipe.unet, path)
 
 
-def text_slider(pipe, args, name, seed, prompt_block, **changes):
-    return trained(pipe, args, name, seed, lambda pipe, args: paper.train_text_slider(pipe, [prompt_block], args), **changes)
+def text_slider(pipe, args, name, seed, blocks, **changes):
+    return trained(pipe, args, name, seed, lambda pipe, args: paper.train_text_slider(pipe, blocks, args), **changes)
 
 
 def concept_slider(pipe, args, concept, seed):
     c = CONCEPTS[concept]
-    return text_slider(pipe, args, concept, seed, c.block, steps=c.steps or args.steps)
+    return text_slider(pipe, args, concept, seed, c.blocks, steps=c.steps or args.steps)
 
 
 def visual_slider(pipe, args, name, seed, pictures, **changes):
@@ -206,6 +221,11 @@ def table_text(pipe, args):
             mean = lambda k: sum(r[k] for r in mine) / len(mine)
             cells = summary(mine, [c for c in columns if c in mine[0]])
             table.append({"concept": concept, "method": method} | cells | {"distance / change": mean("distance") / mean("change")})
+        if CONCEPTS[concept].attribute in RANGES:
+            wanted = [r["Prompt-to-Prompt"]["change"] for r in rows]
+            drawn = [once(args, "text", f"{concept} {seed} drawn", lambda: drawn_row(pipe, args, concept, seed, fresh, change))
+                     for (seed, fresh), change in zip(seeds, wanted)]
+            table.append({"concept": concept, "method": "drawn so"} | summary(drawn, columns[4:5]))
     return (f"Text sliders at scale 2, {args.repeats} training seeds x {args.pictures} pictures",
             ["concept", "method", *columns[:4], "distance / change", *columns[4:]], table)
 
@@ -231,6 +251,18 @@ def text_row(pipe, args, clip, concept, seed, seeds, scales=(-2.0, -1.0, 0.0, 1.
     rho = paper.measure_slider(pictures[:, :5], scales[:5], c.attribute, c.kept)["spearman"]
     return {"slider": curve[2] | {"spearman": rho, "distance at P2P's change": equal},                     # curve[2] is scale 2
             "Prompt-to-Prompt": theirs | {"distance at P2P's change": theirs["distance"]}, "prompt changed": judged(source, plain)}
+
+
+def drawn_row(pipe, args, concept, seed, seeds, wanted):
+    """How far apart renders are in which the attribute alone differs, by `wanted`, from where the untouched pictures have it."""
+    c, strengths = CONCEPTS[concept], [i / 4 for i in range(-4, 5)]
+    untouched = value_of(pictures_of(pipe, args, [], c.prompts, [0.0], seeds)[:, 0], c.attribute).mean()
+    with torch.no_grad():
+        drawn = [pipe.decode(pipe.encode(x)) for x in pairs(c.attribute, len(seeds), seed, strengths).images.values()]
+    values = torch.stack([value_of(x, c.attribute).mean() for x in drawn])
+    first = int((values - untouched).abs().argmin())
+    curve = [float(distance(x, drawn[first]).mean()) for x in drawn[first:]]
+    return {"distance at P2P's change": at_equal((values[first:] - values[first]).tolist(), curve, wanted)}
 
 
 def kept_share(before, after, names):
@@ -355,7 +387,7 @@ def table_ablation(pipe, args):
 def ablation_row(pipe, args, clip, kind, seed, seeds, scales=(-2.0, -1.0, 0.0, 1.0, 2.0)):
     """{measure: its curve between -s and s, for s from 0 outwards}. The slider is on from the first step, where it can do most harm."""
     name, prompt_block, changes = ABLATIONS[kind]
-    slider = text_slider(pipe, args, name, seed, prompt_block, **changes)
+    slider = text_slider(pipe, args, name, seed, [prompt_block], **changes)
     grid = pictures_of(pipe, args, slider, FACES, scales, seeds, start=1000)
     slider.detach()
     images.save_figure(args.out / "tables" / f"ablation_{name}_{seed}.png", grid, column_labels=[f"{s:+g}" for s in scales])
@@ -384,7 +416,7 @@ def fifty(pipe, args):
     for axis, (positive, negative, eta) in AXES.items():
         for j, ground in enumerate(GROUNDS):
             say = lambda words: f"{words.format('person')} {ground}".strip()
-            made = text_slider(pipe, args, f"fifty_{axis}", j, block(say("a {}"), say(positive), say(negative), eta), steps=max(1, args.steps // 4))
+            made = text_slider(pipe, args, f"fifty_{axis}", j, [block(say("a {}"), say(positive), say(negative), eta)], steps=max(1, args.steps // 4))
             made.scale = 0.0                                          # or the next one would be learned on top of it
             sliders.append(made)
     order = torch.randperm(len(sliders), generator=torch.Generator().manual_seed(args.seed)).tolist()
@@ -448,7 +480,7 @@ def hand_slider(pipe, args, seed):
 
 REPAIR = block("a drawing of a cat", "a clean drawing of a cat", "a distorted drawing of a cat", 1.0)
 QUALITY = {"wrong fingers": (hand_slider, ["a hand"], lambda read: read["fingers"] != CLASSES["fingers"].index("5")),
-           "distorted": (lambda pipe, args, seed: text_slider(pipe, args, "repair", seed, REPAIR), THINGS, lambda read: read["distorted"] == 1)}
+           "distorted": (lambda pipe, args, seed: text_slider(pipe, args, "repair", seed, [REPAIR]), THINGS, lambda read: read["distorted"] == 1)}
 
 
 # ------------------------------------------------------------------------------------------------ speed
