@@ -85,10 +85,15 @@ def test_text_sliders_stand_beside_prompt_to_prompt(tmp_path, monkeypatch):
     assert "spearman" in rows[0] and all("distance" in r for r in rows[:3])
 
 
-def test_renders_in_which_more_has_changed_are_farther_apart(tmp_path):
-    pipe, args = minidiff.load("toybox", "cpu"), options(tmp_path, "--sampling", "2")
-    apart = lambda wanted: tables.drawn_row(pipe, args, "hair", 0, [0, 1, 2], wanted)["distance at P2P's change"]
-    assert 0 < apart(.05) < apart(.2) and math.isnan(apart(2.0))
+def test_renders_are_compared_from_where_the_untouched_pictures_are(tmp_path, monkeypatch):
+    pipe, args = minidiff.load("toybox", "cpu"), options(tmp_path)
+    with torch.no_grad():
+        a, b = (pipe.decode(pipe.encode(x)) for x in pairs("hair_length", 3, 5, (.25, .75)).images.values())
+    monkeypatch.setattr(tables, "pictures_of", lambda *args: a[:, None])
+    apart = lambda wanted: tables.drawn_row(pipe, args, "hair", 5, [0, 1, 2], wanted)["distance at P2P's change"]
+    change = float((tables.value_of(b, "hair_length") - tables.value_of(a, "hair_length")).mean())
+    assert apart(change) == pytest.approx(float(tables.distance(b, a).mean()), rel=1e-3)
+    assert 0 < apart(change / 2) < apart(change) and math.isnan(apart(2.0))
 
 
 def test_customisation_learns_each_end_of_the_pairs_and_is_measured_between_them(tmp_path, monkeypatch):
