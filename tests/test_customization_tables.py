@@ -1,5 +1,6 @@
 """papers/tables/custom_diffusion.py: the protocols, on pictures whose truth is known: renders in place of samples."""
 import argparse
+import importlib
 import json
 
 import pytest
@@ -111,6 +112,13 @@ def test_pairs_are_learned_together_one_after_the_other_or_apart(bench):
     assert len(bench.calls) == n                                                # what is there is not learned again
 
 
+def test_every_method_sees_equally_many_given_pictures():
+    for method, (file, options) in tables.METHODS.items():
+        args = importlib.import_module(file[:-3]).arguments(["train", "--concept", "cat", *options])[1]
+        of_the_concept = args.batch // 2 if file == "custom_diffusion.py" else args.batch               # half of its batch is of the class
+        assert args.steps * of_the_concept == (2000 if "twice" in method else 1000), method
+
+
 def test_a_training_that_was_stopped_is_done_again(bench, monkeypatch):
     def stop(*arguments):
         raise KeyboardInterrupt
@@ -128,7 +136,8 @@ def test_the_tables_are_made_and_put_together(bench, monkeypatch, capsys):
     for args.table in ("main", "pairs"):
         tables.run(args)
     made = json.loads((args.out / "table.json").read_text())
-    methods = [tables.BASE, "Textual Inversion", "DreamBooth", "fine-tune all", "Custom Diffusion", *tables.RENDERS]
+    methods = [tables.BASE, "Textual Inversion", "DreamBooth", "DreamBooth, twice as long", "fine-tune all", "Custom Diffusion",
+               *tables.RENDERS]
     assert [r["method"] for r in made["main"]["rows"]] == methods
     assert list(made) == ["main", "pairs"] and len(made["pairs"]["rows"]) == 7 and (args.out / "tables" / "main_chair.png").is_file()
     assert "both right" in (args.out / "table.md").read_text() and "| Custom Diffusion |" in capsys.readouterr().out
@@ -151,7 +160,8 @@ def test_the_rate_of_change_is_relative_to_each_layer_and_a_mean_over_its_group(
     before = {"a.attn2.to_k.weight": torch.ones(2, 2), "b.attn2.to_v.weight": 2 * torch.ones(2, 2), "c.attn1.to_q.weight": torch.ones(3, 3),
               "d.conv.weight": torch.ones(1, 1, 3, 3), "d.conv.bias": torch.ones(3)}
     after = {name: w + .5 for name, w in before.items()} | {"d.conv.weight": torch.ones(1, 1, 3, 3)}
-    assert customization_analysis.rate_of_change(before, after) == pytest.approx({"cross-attention": .375, "self-attention": .5, "the rest": 0})
+    found = {group: [*of.values()] for group, of in customization_analysis.rate_of_change(before, after).items()}
+    assert found == {"cross-attention": pytest.approx([.375, .5, 1.5]), "self-attention": pytest.approx([.5, .5, 1]), "the rest": [0, 0, 1]}
     bars = customization_analysis.bars({"x": .5, "y": 1.0}, "changes")
     width = lambda top: int((bars[2, top + 8] < .9).sum())
     assert bars.shape[0] == 3 and width(56) > 1.6 * width(30)

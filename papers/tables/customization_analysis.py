@@ -1,6 +1,7 @@
 """Why Custom Diffusion trains what it does, and how small it can be stored. Run by `python papers/custom_diffusion.py analyze`.
 
-    rate_of_change.png   Fig. 3: when everything is fine-tuned, which layers change most, || theta' - theta || / || theta ||
+    rate_of_change.png   Fig. 3: when everything is fine-tuned, which layers change most, || theta' - theta || / || theta ||. Adam moves
+                         most weights about equally far, so that small ones change most; the table has how far, and how large they are
     compression.png      Appendix C: pictures with fewer and fewer singular values of the change; the last row has the new word only
     analysis.json        both as numbers, with the image alignment (mean cosine of toybox's CLIP to the given pictures) of each size
 """
@@ -15,38 +16,40 @@ from minidiff.checkpoints import write_json
 from minidiff.deltas import Delta
 from minidiff.metrics import markdown
 
+COLUMNS = "change", "of a weight (root mean square)", "size of a weight"
 SHARES = (1.0, .8, .6, .4, .2, .05, 0)                           # of the sum of the singular values; 0: the new word alone
 
 
 def run(args):
     rates, curve = rates_when_all_is_trained(args), compression_curve(args)
     write_json(args.out / "analysis.json", {"rate_of_change": rates, "compression": curve})
-    print(markdown([{"group": group, "change": f"{rate:.4f}"} for group, rate in rates.items()], ["group", "change"]))
+    print(markdown([{"group": group} | {k: f"{v:.5f}" for k, v in of.items()} for group, of in rates.items()], ["group", *COLUMNS]))
     print(markdown(curve, list(curve[0])))
     print(f"written to {args.out}: rate_of_change.png, compression.png, analysis.json")
 
 
 def rates_when_all_is_trained(args):
-    """{group of layers: mean relative change}."""
+    """{group of layers: its COLUMNS}."""
     pipe = paper.load(args)
     before = {name: w.clone() for name, w in pipe.unet.state_dict().items()}
     paper.train(pipe, argparse.Namespace(**vars(args) | {"train": "all", "lr": None}))
     rates = rate_of_change(before, pipe.unet.state_dict())
-    images.save(args.out / "rate_of_change.png", bars(rates, "mean change of a layer, relative to its size"))
+    images.save(args.out / "rate_of_change.png", bars({group: of["change"] for group, of in rates.items()}, "mean change of a layer, relative to its size"))
     return rates
 
 
 def rate_of_change(before, after):
-    """{group: mean over its layers of || theta' - theta || / || theta ||}, of matrices and convolutions. Source: Fig. 3.
+    """{group: its COLUMNS, means over its matrices and convolutions}. Source: Fig. 3.
 
     before, after: {name in the UNet: weight}.
     """
-    rates = {"cross-attention": [], "self-attention": [], "the rest": []}
+    found = {"cross-attention": [], "self-attention": [], "the rest": []}
     for name, theta in before.items():
         if theta.ndim > 1:
             group = "cross-attention" if ".attn2." in name else "self-attention" if ".attn1." in name else "the rest"
-            rates[group].append(float((after[name] - theta).norm() / theta.norm()))                     # Delta_l
-    return {group: sum(v) / len(v) for group, v in rates.items() if v}
+            moved, size = (float(w.square().mean().sqrt()) for w in (after[name] - theta, theta))
+            found[group].append((moved / size, moved, size))                                            # Delta_l first
+    return {group: dict(zip(COLUMNS, (sum(v) / len(v) for v in zip(*layers)))) for group, layers in found.items() if layers}
 
 
 def compression_curve(args):
