@@ -42,6 +42,7 @@ Differs from both
 Cost    the demonstration takes 54 seconds on two CPU cores, in float32; 0.66 MB are stored.
 Run     python papers/custom_diffusion.py                                        learns a table of toybox and draws it in new scenes
         python papers/custom_diffusion.py train --images DIR --class-word cat --model PATH
+        python papers/custom_diffusion.py train --images DIR --class-word art --model PATH           a style, "in the style of <new1> art"
         python papers/custom_diffusion.py train --concept cat --concept chair --out both             two concepts, jointly
         python papers/custom_diffusion.py sample --learned cat chair --prompt "a <new1> cat next to a <new2> chair"     merged
         python papers/custom_diffusion.py merge --learned cat chair --out FOLDER
@@ -75,13 +76,12 @@ from minidiff.toybox.individuals import CLASS_WORDS, HELD_OUT
 from minidiff.toybox.scenes import MEMBERS
 from minidiff.training import progress, update
 
-PROMPT = "a photo of a {}"
+PROMPT, STYLE = "a photo of a {}", "a painting in the style of {}"  # Sec. 3.1
 STEPS = 250
 RARE = ("ktn", "pll", "ucd</w>")                                 # of CLIP's vocabulary, in the authors' code
 # Sizes of Sec. 3.2, of the picture's side: the smallest; below which it is pasted; zoomed in, from and to. And what prompts then say.
 SIZES = (1 / 3, .6, 1.2, 1.4)                                    # their code
-SAYS = {"far": ("a far away photo of a {}", "a very small photo of a {}"), "": (PROMPT,),
-        "near": ("a zoomed in photo of a {}", "a close up photo of a {}")}
+SAYS = {"far": ("a far away {}", "a very small {}"), "": ("a {}",), "near": ("a zoomed in {}", "a close up {}")}
 TOYBOX_SIZES = (2 / 3, .8, 1.05, 1.2)
 TOYBOX_SAYS = {"far": ("a photo of a small {}",), "": (PROMPT,), "near": ("a photo of a large {}",)}
 
@@ -96,6 +96,11 @@ class Concept:
     @property
     def name(self):
         return f"{self.token} {self.class_word}"
+
+
+def prompt_of(name):
+    """The prompt of a concept, or of the plain class word: "a photo of a cat". What ends in "art" is a style."""
+    return (STYLE if name.split()[-1] == "art" else PROMPT).format(name)
 
 
 # ------------------------------------------------------------------------------------------------ Sec. 3.1: what is trained
@@ -171,14 +176,14 @@ def drawn_targets(pipe, concept, n, augment, generator):
     """n pictures of the concept, augmented: latents (n, C, h, w), masks (n, 1, h, w), n prompts."""
     rand = lambda high: int(torch.randint(high, (), generator=generator))
     is_said = all(len(pipe.tokenizer.encode(word)) == 1 for word in "far away very small zoomed in close up".split())
-    made, (sizes, says) = [], (SIZES, SAYS) if is_said else (TOYBOX_SIZES, TOYBOX_SAYS)
+    made, (sizes, says, what) = [], (SIZES, SAYS, prompt_of(concept.name)[2:]) if is_said else (TOYBOX_SIZES, TOYBOX_SAYS, concept.name)
     for _ in range(n):
         picture = concept.pictures[rand(len(concept.pictures))]
         whole = (picture, torch.ones(1, *(side // pipe.factor for side in picture.shape[-2:])), "")
         made.append(resized(picture.flip(-1) if rand(2) else picture, pipe.factor, sizes, generator) if augment else whole)
     with torch.no_grad():
         z = pipe.encode(torch.stack([picture for picture, *_ in made]))
-    prompts = [says[size][rand(len(says[size]))].format(concept.name) for *_, size in made]
+    prompts = [says[size][rand(len(says[size]))].format(what) for *_, size in made]
     return z, torch.stack([mask for _, mask, _ in made]).to(z), prompts
 
 
@@ -191,7 +196,7 @@ def encoded(pipe, pictures, captions):
 
 def class_pictures(pipe, class_word, args, is_only=True):
     """Pictures of the class, (n, 3, S, S), and their captions: drawn by toybox, sampled from the model, or from a folder."""
-    n, size, prompt = args.class_pictures, pipe.sample_size * pipe.factor, PROMPT.format(class_word)
+    n, size, prompt = args.class_pictures, pipe.sample_size * pipe.factor, prompt_of(class_word)
     if args.regularization == "generated":                      # Appendix E: 200 pictures, eta 1, guidance 6
         return pipe(prompt, n, args.sampling, 6.0, args.seed + 1000, method="ddim", eta=1.0, batch=16).cpu(), [prompt] * n
     if args.regularization == "toybox":
@@ -334,7 +339,7 @@ def target_rows(pipe, delta):
     rows = []
     for word in delta.rows:
         name = f"{word} {delta.classes.get(word, '')}".strip()
-        prompts = [name, PROMPT.format(name)]
+        prompts = [name, prompt_of(name)]
         for ids, c in zip(pipe.tokenizer(prompts).tolist(), pipe.encode_prompts(prompts).context):
             rows.append(c[ids.index(pipe.tokenizer.added[word]):ids.index(pipe.tokenizer.eos) + 1])
     return torch.cat(rows)
@@ -556,7 +561,7 @@ def arguments(argv=None):
     add = lambda *names, **how: learning.add_argument(*names, **how)
     add("--concept", action="append", choices=list(HELD_OUT), help="one of toybox's, which no training picture shows; again for several (default: table)")
     add("--images", action="append", default=[], metavar="DIR", help="folder of your own pictures, 3 to 20; again for several")
-    add("--class-word", action="append", default=[], help="what they show, in a word, such as cat: one for each --images")
+    add("--class-word", action="append", default=[], help="what they show, in a word, such as cat, or art for a style: one for each --images")
     add("--token", action="append", help="the new word, one for each concept (default: <new1>, <new2> ...)")
     add("--steps", type=int, default=STEPS, help="optimiser steps for each concept (paper: 250)")
     add("--batch", type=int, default=8, help="pictures in a step, half of them of the class (paper: 8)")

@@ -118,6 +118,15 @@ def test_a_prompt_says_the_size_in_words_that_the_model_knows(pipe):
     assert set(prompts) == {"a photo of a <new1> cat"} and bool((mask == 1).all())
 
 
+def test_sizes_of_photos_and_of_a_style_in_the_words_of_clip(pipe, monkeypatch):
+    monkeypatch.setattr(pipe.tokenizer, "encode", lambda word: [0])                                     # a tokenizer that knows every word
+    said = lambda word: set(paper.drawn_targets(pipe, paper.Concept("<new1>", word, toybox.held_out("cat", 2).images), 24, True, generator())[2])
+    sizes = ("a far away", "a very small", "a", "a zoomed in", "a close up")
+    assert said("cat") == {f"{size} photo of a <new1> cat" for size in sizes}
+    assert said("art") == {f"{size} painting in the style of <new1> art" for size in sizes}
+    assert paper.prompt_of("pop art") == "a painting in the style of pop art" and paper.prompt_of("cart") == "a photo of a cart"
+
+
 def test_class_pictures_are_of_the_class_and_have_their_own_captions(pipe, tmp_path):
     pictures, captions = paper.class_pictures(pipe, "moon", options("--regularization", "toybox", "--class-pictures", "5"))
     assert pictures.shape == (5, 3, 64, 64) and all(" moon" in c or " thing" in c for c in captions) and len(set(captions)) > 2
