@@ -20,6 +20,7 @@ concepts are learned together, or learned apart and merged in closed form.
 Where the paper and the authors' code differ, this file follows
   * the paper: pictures of the concept and of its class weigh the same. (In their later script the first weigh four times as much.)
   * the paper: every new word is trained. (There, with several words, the last one is not.)
+  * their code: the class word tells a style from a thing; here it is "art", or ends in it (theirs contains it).
   * their code: a third of the pictures zoomed in, size words in front, pictures from 0.6 of the size on left as they are.
   * their code: the loss of a masked picture is a mean over what the mask lets through; here also over the latent channels, so that
     the number is comparable with other losses (theirs is four times that).
@@ -99,8 +100,13 @@ class Concept:
 
 
 def prompt_of(name):
-    """The prompt of a concept, or of the plain class word: "a photo of a cat". What ends in "art" is a style."""
-    return (STYLE if name.split()[-1] == "art" else PROMPT).format(name)
+    """The prompt of a concept, or of the plain class word: "a photo of a cat"."""
+    return (STYLE if is_style(name) else PROMPT).format(name)
+
+
+def is_style(name):
+    """Whether a concept is a way of painting, and no thing."""
+    return name.split()[-1] == "art"
 
 
 # ------------------------------------------------------------------------------------------------ Sec. 3.1: what is trained
@@ -176,7 +182,8 @@ def drawn_targets(pipe, concept, n, augment, generator):
     """n pictures of the concept, augmented: latents (n, C, h, w), masks (n, 1, h, w), n prompts."""
     rand = lambda high: int(torch.randint(high, (), generator=generator))
     is_said = all(len(pipe.tokenizer.encode(word)) == 1 for word in "far away very small zoomed in close up".split())
-    made, (sizes, says, what) = [], (SIZES, SAYS, prompt_of(concept.name)[2:]) if is_said else (TOYBOX_SIZES, TOYBOX_SAYS, concept.name)
+    sizes, says = (SIZES, SAYS) if is_said else (TOYBOX_SIZES, TOYBOX_SAYS)
+    what, made = prompt_of(concept.name).removeprefix("a ") if is_said else concept.name, []
     for _ in range(n):
         picture = concept.pictures[rand(len(concept.pictures))]
         whole = (picture, torch.ones(1, *(side // pipe.factor for side in picture.shape[-2:])), "")
@@ -503,14 +510,19 @@ def train_command(args):
     print(f"{metrics['steps']} steps, {metrics['seconds']:.0f} s; written: {args.out / 'delta.safetensors'}, {delta.nbytes / 1e6:.2f} MB")
 
 
+def in_the_snow(delta):
+    """What to draw when nothing is said: "a <new1> cat next to a <new2> chair in the snow"."""
+    names = [f"{word} {delta.classes.get(word, '')}".rstrip() for word in delta.rows]
+    return " next to ".join(STYLE.format(name) if is_style(name) else f"a {name}" for name in names) + " in the snow"
+
+
 def sample_command(args):
     prompts = read_prompts(args.prompts) if args.prompts else [args.prompt] if args.prompt else []
     pipe = load(args)
     delta, _ = use(pipe, args)
-    named = [f"a {word} {delta.classes.get(word, '')}".rstrip() for word in delta.rows]
-    if not prompts and not named:
+    if not prompts and not delta.rows:
         raise ValueError("what was learned has no word of its own; say what to draw with --prompt")
-    prompts = prompts or [" next to ".join(named) + " in the snow"]
+    prompts = prompts or [in_the_snow(delta)]
     images.save_samples(args.out, pipe(prompts, args.n, args.sampling, args.guidance, args.seed), prompts)
     print(f"written to {args.out}: samples.safetensors, samples.png, {len(prompts) * args.n} pictures")
 

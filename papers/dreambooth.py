@@ -23,7 +23,8 @@ Differs from the paper
   * The class pictures stay latents: to decode and encode them would only blur them. They are few (32), so they are drawn from seeds
     that no later picture has: those the fine-tuned model knows by heart.
   * No super-resolution network. Steps and learning rate are for a UNet of 6 million weights and pictures of 64x64; for Stable
-    Diffusion: --steps 800 --lr 5e-6 --class-pictures 200, on a GPU. The learning rate falls to 0 over the last half.
+    Diffusion: --steps 800 --lr 5e-6 --class-pictures 200, on a GPU. The learning rate falls to 0 over the last half. The demonstration's
+    140 steps leave much of a subject unlearned: the tables of papers/README.md take 250, and 500.
   * Several concepts (--concept cat --concept chair, or --images and --class-word repeated) are learned together, each with its word.
 
 Cost    a step takes about 0.7 s of a busy CPU core; there are 140, the class pictures before and the samples of the figure after.

@@ -125,6 +125,8 @@ def test_sizes_of_photos_and_of_a_style_in_the_words_of_clip(pipe, monkeypatch):
     assert said("cat") == {f"{size} photo of a <new1> cat" for size in sizes}
     assert said("art") == {f"{size} painting in the style of <new1> art" for size in sizes}
     assert paper.prompt_of("pop art") == "a painting in the style of pop art" and paper.prompt_of("cart") == "a photo of a cart"
+    delta = paper.Delta({}, {"<new1>": None, "<new2>": None}, {"<new1>": "art"})
+    assert paper.in_the_snow(delta) == "a painting in the style of <new1> art next to a <new2> in the snow"
 
 
 def test_class_pictures_are_of_the_class_and_have_their_own_captions(pipe, tmp_path):

@@ -34,7 +34,8 @@ def rates_when_all_is_trained(args):
     before = {name: w.clone() for name, w in pipe.unet.state_dict().items()}
     paper.train(pipe, argparse.Namespace(**vars(args) | {"train": "all", "lr": None}))
     rates = rate_of_change(before, pipe.unet.state_dict())
-    images.save(args.out / "rate_of_change.png", bars({group: of["change"] for group, of in rates.items()}, "mean change of a layer, relative to its size"))
+    changes = {group: of["change"] for group, of in rates.items()}
+    images.save(args.out / "rate_of_change.png", bars(changes, "mean change of a layer, relative to its size"))
     return rates
 
 
