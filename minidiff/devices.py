@@ -19,8 +19,9 @@ def pick(device=None):
 
 
 def multiplies_bfloat16(device):
-    """Whether bfloat16 products are a speed-up there: on GPUs, and on CPUs with AMX tiles. Elsewhere they are emulated."""
-    return device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_amx_tile_supported())
+    """Whether bfloat16 products are a speed-up there: on GPUs, and on CPUs with AMX or AVX512-BF16. Elsewhere they are emulated."""
+    has_units = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cuda" or (device.type == "cpu" and has_units)
 
 
 def autocast(device):

@@ -85,10 +85,10 @@ def alike(T, index):
 
 # ------------------------------------------------------------------------------------------------ Sec. 2.2: pictures and captions
 
-def tokenized(store):
-    """The tokenizer, and the ids of every caption (n, wordings, L)."""
+def tokenized(store, tokenizer=None):
+    """The tokenizer, if none is given one of these captions, and the ids of every caption (n, wordings, L)."""
     captions = [c for words in store.captions for c in words]
-    tokenizer = Tokenizer.train(captions, length=TEXT_CONFIG["max_position_embeddings"])
+    tokenizer = tokenizer or Tokenizer.train(captions, length=TEXT_CONFIG["max_position_embeddings"])
     return tokenizer, rearrange(tokenizer(captions), "(n w) l -> n w l", n=len(store))
 
 
@@ -128,12 +128,13 @@ def train(args):
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"--{name} is {value:g}, expected a number above 0")
+    clip, tokenizer = load(args.init, args.device) if args.init else (None, None)
     with main_process_first():
         store = prepare(args.out / ("clip_store" if args.kinds else "store"), args.pictures, args.seed, kinds=args.kinds)
-    tokenizer, ids = tokenized(store)
+    tokenizer, ids = tokenized(store, tokenizer)
     ids, group = ids.to(args.device), groups(store).to(args.device)
     torch.manual_seed(args.seed)
-    clip = make(tokenizer).to(args.device)
+    clip = (clip or make(tokenizer).to(args.device)).requires_grad_(True).train()
     run = Run(args.out / "clip", {"clip": clip}, lr=args.lr, steps=args.steps, minutes=args.minutes, batch=args.batch, ema=0.998,
               seed=args.seed, fresh=args.fresh, name=f"clip {count(clip):.1f}M")
     for step, generator in run:
@@ -255,16 +256,16 @@ def as_markdown(table):
 
 # ------------------------------------------------------------------------------------------------ command line
 
-def load(args):
-    """A trained CLIP and its tokenizer: of the model args.model, or of a folder that is a CLIP."""
-    folder = find(args.model)
-    folder = folder / "clip" if (folder / "clip").is_dir() or args.model == "toybox" else folder
-    return CLIP.from_pretrained(folder, args.device, torch.float32), Tokenizer.from_pretrained(folder)
+def load(model, device):
+    """A trained CLIP and its tokenizer: of a model, or of a folder that is a CLIP."""
+    folder = find(model)
+    folder = folder / "clip" if (folder / "clip").is_dir() or model == "toybox" else folder
+    return CLIP.from_pretrained(folder, device, torch.float32), Tokenizer.from_pretrained(folder)
 
 
 def demo(args, n=6):
     """A few fresh pictures against all of their captions: figure.png, metrics.json and a table on the screen."""
-    start, (clip, tokenizer) = time.monotonic(), load(args)
+    start, (clip, tokenizer) = time.monotonic(), load(args.model, args.device)
     batch = sample(3 * n, args.seed)
     index = distinct(batch, n)
     images, captions = batch.images[index], [batch.captions[i] for i in index]
@@ -284,7 +285,7 @@ def demo(args, n=6):
 
 def evaluate(args):
     """Zero-shot accuracy and retrieval over three seeds, not those that `train` prints: table.md, table.json and on the screen."""
-    table = score_table(*load(args), args.renders, args.seed)
+    table = score_table(*load(args.model, args.device), args.renders, args.seed)
     write_json(args.out / "table.json", table)
     write_atomically(args.out / "table.md", lambda p: p.write_text(as_markdown(table) + "\n", encoding="utf-8"))
     print(f"{as_markdown(table)}\ntable.md and table.json: {args.out}")
@@ -309,6 +310,7 @@ def arguments(argv=None):
     train.add_argument("--kinds", type=kind_shares, default=None, metavar="KIND=SHARE,...",
                        help="how often each kind of picture is drawn, such as portrait=.3,object=.7 (default: as the world has them)")
     train.add_argument("--seed", type=int, default=1, help="of the pictures and of all randomness")
+    train.add_argument("--init", default=None, help="begin with the weights and words of this model, toybox or a folder, not with new ones")
     train.add_argument("--fresh", action="store_true", help="start again although there is a checkpoint")
     for verb in (demo, test):
         verb.add_argument("--model", default="toybox", help="toybox, a folder with clip/ in it, or a folder in the layout of the public CLIP")

@@ -60,7 +60,7 @@ from minidiff.vae import VAE
 VAE_CONFIG = dict(block_out_channels=(48, 96), latent_channels=8, layers_per_block=1, norm_num_groups=3, patch_size=2)
 UNET_CONFIG = dict(in_channels=8, out_channels=8, block_out_channels=(80, 160), layers_per_block=1, attention_head_dim=4,
                    cross_attention_dim=128, norm_num_groups=5,
-                   down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2)
+                   down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"))
 TEXT_CONFIG = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4, max_position_embeddings=32)
 
 

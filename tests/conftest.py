@@ -1,11 +1,20 @@
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+
+from minidiff import devices
 
 # The tests' tensors are tiny: handing them to several threads costs more than it saves, most of all on a busy machine.
 torch.set_num_threads(1)
 sys.path.insert(0, str(Path(__file__).parent.parent / "papers"))        # each paper is a script, not a package
+
+
+@pytest.fixture
+def float32(monkeypatch):
+    """For tests that compare digits: no training in bfloat16, even where it is fast."""
+    monkeypatch.setattr(devices, "multiplies_bfloat16", lambda device: False)
 
 
 def pytest_configure(config):

@@ -84,7 +84,7 @@ def test_maps_are_those_of_the_way_down_and_up_of_one_resolution():
 def test_a_unet_with_attention_at_both_levels_is_looked_at_in_the_finer_one(monkeypatch):
     import latent_diffusion
     pipe = fresh()
-    pipe.unet = UNet(**latent_diffusion.UNET_CONFIG)
+    pipe.unet = UNet(**latent_diffusion.UNET_CONFIG | {"down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2})
     picture, masks = given()
     delta = paper.learn(pipe, picture, masks, ["<new1>", "<new2>"], ["cat", "chair"], options())
     assert any(name.startswith("down_blocks.0.attentions") for name in delta.weights)

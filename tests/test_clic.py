@@ -116,6 +116,7 @@ def test_the_region_of_interest_counts_only_inside_the_mask():
     assert torch.equal(paper.roi_loss(e + 9 * (1 - M), eps, M), paper.roi_loss(e, eps, M))
 
 
+@pytest.mark.usefixtures("float32")
 def test_one_pass_for_both_losses_is_two_passes_at_the_same_time_with_the_same_noise(taught):
     z, prompts = [draw(2, 8, 16, 16, seed=s) for s in (1, 2)], ["a mug with <new1>", "a photo of <new1>"]
     text = taught.encode_prompts(prompts).context

@@ -170,13 +170,13 @@ def train(pictures, monkeypatch, tmp_path):
     monkeypatch.setattr(paper, "VISION_CONFIG", TINY_VISION)
     monkeypatch.setattr(paper, "score_table", lambda clip, tokenizer, n, first=0: {"age_r": {"mean": .5, "spread": 0.0, "chance": 0.0}})
 
-    def train(name, steps):
+    def train(name, steps, init=None, lr=1e-2):
         out = tmp_path / name
         out.mkdir(exist_ok=True)
         if not (out / "store").exists():
             (out / "store").symlink_to(pictures / "store")
-        paper.train(argparse.Namespace(out=out, pictures=64, seed=3, steps=steps, minutes=None, batch=16, lr=1e-2, hard=.5, kinds=None,
-                                       device=torch.device("cpu"), fresh=False, renders=20))
+        paper.train(argparse.Namespace(out=out, pictures=64, seed=3, steps=steps, minutes=None, batch=16, lr=lr, hard=.5, kinds=None,
+                                       device=torch.device("cpu"), fresh=False, renders=20, init=init))
         return out / "clip"
     return train
 
@@ -243,6 +243,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(train, monke
         train("nan", 4)
 
 
+def test_training_goes_on_from_the_weights_and_words_of_another(train):
+    first = train("first", 3)
+    (first / "checkpoint.pt").unlink()
+    second = train("second", 1, init=str(first), lr=1e-9)
+    assert (first / "vocab.json").read_text() == (second / "vocab.json").read_text()
+    a, b = (read_tensors(f / "model.safetensors") for f in (first, second))
+    learned = [k for k in a if "running" not in k and "num_batches" not in k]           # a batch norm counts what it sees
+    assert learned and all(torch.allclose(a[k].float(), b[k].float(), atol=1e-3, rtol=1e-2) for k in learned)
+
+
 # scores ----------------------------------------------------------------------------------------------------------
 
 def test_scores_of_embeddings_that_know_everything_are_perfect():
@@ -275,7 +285,7 @@ def test_zero_shot_probabilities_sum_to_one_and_sharpen_with_the_scale():
 
 @pytest.mark.parametrize("argv, says", [
     (["eval", "--model", "/nowhere"], "no folder /nowhere"), (["--model", "/nowhere"], "no folder /nowhere"),
-    (["train", "--hard", "2"], "--hard is 2.0"), (["train", "--batch", "1"], "--batch is 1"),
+    (["train", "--init", "/nowhere"], "no folder /nowhere"), (["train", "--hard", "2"], "--hard is 2.0"), (["train", "--batch", "1"], "--batch is 1"),
     (["train", "--lr", "-1"], "--lr is -1, expected a number above 0"), (["train", "--lr", "nan"], "--lr is nan"),
     (["train", "--steps", "0"], "--steps is 0"), (["train", "--minutes", "-2"], "--minutes is -2"), (["train", "--pictures", "0"], "--pictures is 0"),
     (["train", "--device", "abacus"], "abacus"), (["train", "--pictures", "many"], "invalid int value"),

@@ -198,6 +198,7 @@ def test_only_the_new_row_moves_and_the_seed_decides_where_to(folder, loaded):
     assert torch.equal(rows[0], rows[1]) and not torch.equal(rows[0], rows[2])
 
 
+@pytest.mark.usefixtures("float32")
 @pytest.mark.parametrize("space", ["prior", "text"])
 def test_the_loss_of_a_step_is_that_of_the_priors_draws_or_of_the_text(pipe, folder, space, monkeypatch):
     losses, draws, texts = (recorded(monkeypatch, name) for name in ("concept_loss", "concept_embedding", "read"))
@@ -270,6 +271,7 @@ def test_texts_are_read_at_their_own_end_token_also_where_the_new_word_has_a_lar
         assert_close(pooled[i:i + 1], paper.read(pipe, [prompt])[0], atol=1e-5, rtol=1e-4)         # whatever stands beside it
 
 
+@pytest.mark.usefixtures("float32")
 def test_training_and_drawing_tell_the_prior_the_same_about_the_token(pipe, folder, monkeypatch):
     told = []
     forward = pipe.prior.forward

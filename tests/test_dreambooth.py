@@ -68,6 +68,7 @@ def test_class_latents_are_what_the_model_draws_of_the_class():
         assert_close(pipe.decode(z), pipe("a cat", n=2, steps=2, guidance=5.0, seed=1_003_000), rtol=0, atol=1e-4)
 
 
+@pytest.mark.usefixtures("float32")
 def test_without_a_prior_nothing_is_drawn_and_the_loss_is_of_the_subject_alone(pictures, monkeypatch):
     monkeypatch.setattr(paper, "class_latents", None)
     pipe, losses = minidiff.load("toybox", "cpu"), []

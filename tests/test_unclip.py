@@ -200,6 +200,7 @@ def test_the_prior_learns_whitened_embeddings_of_the_pictures_that_the_captions_
     assert float(noises.mean()) == pytest.approx(0, abs=.2) and float(noises.std()) == pytest.approx(1, abs=.15)
 
 
+@pytest.mark.usefixtures("float32")
 def test_left_out_captions_are_the_empty_one(base, tmp_path, clip, monkeypatch):
     clip, tokenizer, store = clip
     calls = given_to(monkeypatch, Prior)
@@ -247,6 +248,7 @@ def test_the_decoder_is_the_unet_beside_it_but_for_what_reads_embeddings(base, t
     assert {k.split(".")[0] for k in own} > {"add_embedding", "encoder_hid_proj"} and "time_embedding.linear_1.weight" not in own
 
 
+@pytest.mark.usefixtures("float32")
 def test_what_layers_are_asked_and_answer_is_that_of_a_model_told_everything(base):
     store, latents = prepare(base / "store", N, 3), paper.latents_of_pictures(VAE.from_pretrained(base / "vae"), prepare(base / "store", N, 3))
     pipe, seen = minidiff.load(base, "cpu", torch.float32), []
