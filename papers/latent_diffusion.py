@@ -103,7 +103,7 @@ def train_decoder(store, args):
     """Goes on training D alone: sharper pictures from the same latents, so a UNet trained on them stays valid."""
     vae = VAE.from_pretrained(args.out / "vae", args.device, torch.float32).to(memory_format=torch.channels_last)
     decoder = torch.nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}).requires_grad_(True)
-    run = Run(args.out / "decoder", {"decoder": decoder}, lr=args.lr, steps=args.steps, minutes=args.minutes, batch=args.batch or 32,
+    run = Run(args.out / "vae_decoder", {"decoder": decoder}, lr=args.lr, steps=args.steps, minutes=args.minutes, batch=args.batch or 32,
               ema=0.998, seed=args.seed, fresh=args.fresh, name=f"decoder {count(decoder):.1f}M")
     for step, generator in run:
         x = random_pictures(store, run, generator)
