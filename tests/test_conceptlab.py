@@ -651,6 +651,7 @@ def test_the_tables_are_made_of_what_is_kept(folder, loaded, tmp_path, monkeypat
     monkeypatch.setattr(tables, "CATEGORY_NAMES", ["pet"])
     monkeypatch.setattr(tables, "WEIGHTS", (.1, .9))
     monkeypatch.setattr(tables, "in_ldm", tables.in_prior)                            # toybox's own model takes its time
+    monkeypatch.setattr(tables.Recogniser, "fit", tables.Recogniser)                  # and so does this
     monkeypatch.setattr(paper, "calibrated", lambda *given: (-.5, .5))
     learn, how_learned, trainings, lambdas = paper.learn, set(), [], set()
 
@@ -675,27 +676,48 @@ def test_the_tables_are_made_of_what_is_kept(folder, loaded, tmp_path, monkeypat
     assert how_learned == {(True, True, "prior", "cat dog", False, 1), (False, True, "prior", "cat dog", False, 1),
                            (True, False, "prior", "cat dog", False, 1), (True, True, "text", "cat dog", False, 1),
                            (True, True, "prior", "", True, 1), (True, True, "prior", "", False, 2), (True, False, "prior", "", False, 2)}
-    assert table["main"]["columns"][-1] == tables.SEEN and table["main"]["rows"][0][tables.SEEN] in paper.CLASSES["member"]
+    assert table["main"]["columns"][-1] == tables.SEEN and table["main"]["rows"][0][tables.SEEN] in tables.ANSWERS
     assert lambdas == {2.0}                                                            # also of those without clamps
     assert len(trainings) == 1 + 3 + 1 + 1 + 2                                          # main, ablation, adaptive, words, weights: none twice
     assert len(list((tmp_path / "quick" / "pictures").glob("plain-word*"))) == 1
     assert (tmp_path / "quick" / "pet.png").is_file() and (tmp_path / "quick" / "concepts.png").is_file()
     assert "ConceptLab" in (tmp_path / "quick" / "table.md").read_text()
     monkeypatch.setattr(paper, "learn", None)                                          # all is there
+    monkeypatch.setattr(tables.Recogniser, "fit", None)
     monkeypatch.setattr(UnCLIP, "draw", None)
     paper.main(how)
     assert json.loads((tmp_path / "quick" / "table.json").read_text()) == table
 
 
-def test_a_row_says_what_the_meter_sees_most_often(loaded, monkeypatch):
+def test_a_row_says_what_is_known_what_is_another_of_the_category_and_what_is_seen_most_often(loaded, monkeypatch):
     from tables import conceptlab as tables
+    p = torch.zeros(6, len(tables.ANSWERS))
+    for row, answers in enumerate([{"cat": 1}, {"cat": .4, "another pet": .4, "chair": .2}, {"another pet": .7, "dog": .3}, {"chair": 1}, {"another fruit": 1},
+                                   {"chair": .6, "another pet": .4}]):
+        for answer, value in answers.items():
+            p[row, tables.ANSWERS.index(answer)] = value
     names = list(paper.CLASSES["member"])
-    p = F.one_hot(torch.tensor([names.index(name) for name in ("cat", "chair", "chair", "dog")]), len(names)).float()
-    monkeypatch.setattr(paper.toybox, "measure", lambda pictures: {"member_p": p})
-    monkeypatch.setattr(tables, "pictures_of", lambda *given: (torch.rand(4, 3, 64, 64, generator=rng()), {}))
-    bench = argparse.Namespace(pipe=loaded, once=lambda key, compute: compute())
+    monkeypatch.setattr(paper.toybox, "measure", lambda pictures: {"member_p": F.one_hot(torch.tensor([names.index("dog")] * 6), len(names)).float()})
+    monkeypatch.setattr(tables, "pictures_of", lambda *given: (torch.rand(6, 3, 64, 64, generator=rng()), {}))
+    bench = argparse.Namespace(pipe=loaded, once=lambda key, compute: compute(), recogniser=lambda pictures: p)
+    bench.recognise = lambda *given: tables.Bench.recognise(bench, *given)
     numbers = tables.row(bench, tables.PLAIN, "pet", [], ["cat"], 0)
-    assert numbers[tables.SEEN] == "chair" and numbers["in the category"] == numbers["how sure"] == .5
+    assert [numbers[k] for k in ("in the category", "a known member", "another", "by the meter")] == [pytest.approx(x) for x in (3 / 6, 1 / 6, 1 / 6, 1)]
+    assert numbers[tables.SEEN] == "cat"
+
+
+def test_the_recogniser_learns_known_members_and_new_ones_from_renders(monkeypatch):
+    from tables import conceptlab as tables
+    monkeypatch.setattr(tables, "MEMBERS", {k: tables.MEMBERS[k] for k in ("cat", "fish", "apple", "banana")})
+    monkeypatch.setattr(tables, "CATEGORIES", {k: tables.CATEGORIES[k] for k in ("pet", "fruit")})
+    monkeypatch.setattr(tables, "ANSWERS", ["cat", "fish", "apple", "banana", "another pet", "another fruit"])
+    x, y = tables.renders(6, 0)
+    assert y.bincount().tolist() == [6, 6, 6, 6, 12, 12] and x.shape == (48, 2624)
+    net = tables.Recogniser.fit(each=24, epochs=20, batch=32)
+    known, new, taken_for_known = net.accuracy.tolist()
+    assert known > .8 and new > .6 and taken_for_known < .4
+    p = net(torch.rand(3, 3, 64, 64, generator=rng()))
+    assert p.shape == (3, 6) and torch.allclose(p.sum(dim=1), torch.ones(3), atol=1e-5)
 
 
 def test_the_baseline_in_the_prior_guides_the_prior_and_not_the_decoder(loaded, monkeypatch):

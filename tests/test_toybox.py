@@ -338,6 +338,22 @@ def test_ordinary_members_of_a_class_are_clean_photos_with_plain_and_full_captio
     assert torch.equal(b.images, again.images) and b.captions == again.captions and not torch.equal(b.images, longer.images)
 
 
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_new_members_lie_between_the_known_ones_and_near_none(category):
+    b = toybox.new_members(category, 30, 3, size=32)
+    sizes = np.array([list(p.values()) for p in CATEGORIES[category][0].values()])
+    new = np.array([list(s.things[0].params.values()) for s in b.scenes])
+    away = np.sqrt((((new[:, None] - sizes) / sizes.std(0).clip(1e-3)) ** 2).mean(2)).min(1)
+    assert away.min() > .5                                                                     # .6, before each size is jittered
+    assert (new <= sizes.max(0) + .4 * abs(sizes.max(0)) + 1e-6).all() and (new >= sizes.min(0) - .4 * abs(sizes.min(0)) - 1e-6).all()
+    assert list(b.scenes[0].things[0].params) == list(next(iter(CATEGORIES[category][0].values())))
+    assert {(s.style, s.distortion, s.things[0].member) for s in b.scenes} == {("photo", 0, category)}
+    assert all(f" {category} " in c and not set(MEMBERS) & set(c.split()) for c in b.captions)
+    assert set(b.attributes["member"].tolist()) == {-1} and min(b.attributes["color"]) >= 0
+    again = toybox.new_members(category, 2, 3, size=32)
+    assert torch.equal(again.images, b.images[:2]) and not torch.equal(again.images, toybox.new_members(category, 2, 4, size=32).images)
+
+
 # ------------------------------------------------------------------------------------------------ portraits
 
 @pytest.mark.parametrize("change, where", [
@@ -449,6 +465,7 @@ def test_hands_have_as_many_fingers_as_asked():
 @pytest.mark.parametrize("call, choices", [
     (lambda: toybox.sample(1, seed=0, kind="portraits"), KINDS), (lambda: toybox.held_out("lion"), HELD_OUT),
     (lambda: toybox.of_class("zebra", 1), (*MEMBERS, "person")),
+    (lambda: toybox.new_members("zebra", 1), ("pet", "fruit", "plant", "instrument", "thing")),
     (lambda: Paint((1, 0, 0), "zigzag")(np.zeros((2, 2)), np.zeros((2, 2)), .1), PATTERNS),
     (lambda: draw_ornament(Canvas(32), "moon", 0, 0, .3, (1, 0, 0)), ORNAMENTS)])
 def test_an_unknown_name_raises_an_error_that_lists_the_choices(call, choices):

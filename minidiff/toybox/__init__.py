@@ -1,7 +1,7 @@
 """Toybox: a tiny cartoon world with ground truth. See minidiff/toybox/scenes.py for what is in it."""
-from .world import Batch, attributes_of, held_out, of_class, sample, scene
+from .world import Batch, attributes_of, held_out, new_members, of_class, sample, scene
 
-__all__ = ["Batch", "attributes_of", "held_out", "measure", "of_class", "sample", "scene"]
+__all__ = ["Batch", "attributes_of", "held_out", "measure", "new_members", "of_class", "sample", "scene"]
 
 
 def measure(images):

@@ -54,7 +54,7 @@ def hair_words(p):
     return f"{length}{p.hair} hair"
 
 
-def _with_article(words):
+def with_article(words):
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
@@ -74,7 +74,7 @@ def _person(scene, said):
     if said(.15):
         return ", ".join(["a person"] + ([age] if age else []) + has + mood)
     missing = [w for w, there in (("glasses", p.glasses), ("a beard", p.beard)) if not there and said(.15)]
-    text = _with_article(f"{age} person" if age else "person")
+    text = with_article(f"{age} person" if age else "person")
     text += f" with {_listed(has)}" if has else ""
     text += f" without {missing[0]}" if missing else ""
     return text + (f", {mood[0]}" if mood else "")
@@ -87,7 +87,7 @@ def _noun(thing, said):
     words = ["large"] if thing.scale > .8 and said(.5) else ["small"] if .5 < thing.scale < .66 and said(.5) else []
     words += [thing.paint.pattern] if thing.paint.pattern != "plain" and said(.85) else []
     words += [thing.color] if said(.85) else []
-    return _with_article(" ".join(words + [name]))
+    return with_article(" ".join(words + [name]))
 
 
 def _object(scene, said):

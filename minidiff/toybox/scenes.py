@@ -20,6 +20,7 @@ CATEGORIES = {"pet": (PETS, draw_pet), "fruit": (FRUITS, draw_fruit), "plant": (
               "thing": (THINGS, draw_thing)}
 MEMBERS = {member: category for category, (members, _) in CATEGORIES.items() for member in members}
 DRAW = {member: CATEGORIES[category][1] for member, category in MEMBERS.items()} | {"moongate": draw_moongate}
+DRAW |= {category: draw for category, (_, draw) in CATEGORIES.items()}          # a thing of a category that is no member, see `new_params`
 COLORS = {"red": (.86, .12, .13), "yellow": (.97, .83, .12), "green": (.15, .62, .22), "blue": (.14, .34, .88),
           "purple": (.56, .20, .72), "brown": (.47, .28, .13), "white": (.96, .96, .95), "black": (.13, .13, .15)}
 PATTERNS = ("plain", "striped", "dotted", "checked")
@@ -38,7 +39,7 @@ UNSEEN = {("purple", "dog"), ("blue", "apple"), ("yellow", "chair"), ("green", "
 @dataclass
 class Thing:
     """One object: a member's drawing parameters, where it stands and how it is painted."""
-    member: str
+    member: str                     # or, of something new, its category
     params: dict
     color: str
     paint: Paint
@@ -123,6 +124,22 @@ def random_thing(rng, member=None, **changes):
                   x=float(rng.uniform(-.15, .15)), ground=float(rng.uniform(.72, .86)), tilt=float(rng.uniform(-.1, .1)),
                   flip=bool(rng.random() < .5))
     return replace(thing, **changes)
+
+
+def new_params(rng, category, least=.6):
+    """Drawing parameters of a new member of a category: a mean of two or three known ones, or of each size that of either of two.
+
+    From every known member it is at least `least` away: root mean square of the sizes' differences, each in deviations over the members.
+    """
+    known, _ = CATEGORIES[category]
+    sizes = np.array([list(params.values()) for params in known.values()])
+    while True:
+        few = rng.permutation(sizes)[:int(rng.integers(2, 4))]
+        weights = rng.dirichlet([6.0] * len(few))
+        new = weights @ few if rng.random() < .6 else np.where(rng.random(few.shape[1]) < .5, few[0], few[1])
+        away = np.sqrt(np.square((sizes - new) / sizes.std(0).clip(1e-3)).mean(1))
+        if away.min() > least:
+            return dict(zip(next(iter(known.values())), new.tolist()))
 
 
 def jitter(rng, params, amount=.08):

@@ -1,15 +1,16 @@
 """Batches of toybox: pictures, captions and the truth about them, by seed."""
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from .canvas import Paint
-from .captions import caption, ground_words
+from .captions import caption, ground_words, with_article
 from .individuals import HELD_OUT
 from .people import HAIR, SKIN
 from .render import render
-from .scenes import (COLORS, GROUNDS, MEMBERS, PATTERNS, PLACES, PLAIN_GROUNDS, STYLES, WEATHERS, jitter, random_scene, random_thing)
+from .scenes import (CATEGORIES, COLORS, GROUNDS, MEMBERS, PATTERNS, PLACES, PLAIN_GROUNDS, STYLES, WEATHERS, jitter, new_params, random_scene,
+                     random_thing)
 
 KIND_NAMES = ("portrait", "object", "pair", "landscape", "hand")
 # What can be read off a picture. Classes: the index of the name; numbers: the value. Absent: -1 for classes, nan for numbers.
@@ -70,6 +71,23 @@ def of_class(word, n, seed=0, size=64):
         scenes.append(s)
     plain = [f"a {word} {ground_words(s.background)}" for s in scenes]
     return draw(scenes, [caption(s, rng) if i % 2 else plain[i] for i, s in enumerate(scenes)], size)
+
+
+def new_members(category, n, seed=0, size=64):
+    """`n` photos of things of a category, each another one that is no member toybox has a word for. Returns a Batch.
+
+    category: one of `scenes.CATEGORIES`, such as pet. They lie between its members, which share one plan (`scenes.new_params`); captions
+    say "a pet in a garden", and there is no member among the attributes.
+    """
+    if category not in CATEGORIES:
+        raise ValueError(f"category {category!r}: expected one of {', '.join(CATEGORIES)}")
+    rng, scenes = np.random.default_rng((seed, 400)), []
+    for _ in range(n):
+        s = random_scene(rng, "object")
+        s.things = [replace(s.things[0], member=category, params=jitter(rng, new_params(rng, category)))]
+        s.style, s.distortion = "photo", 0.0
+        scenes.append(s)
+    return draw(scenes, [f"{with_article(category)} {ground_words(s.background)}" for s in scenes], size)
 
 
 SPECIES = {"flower": "sunflower"}                                # what a held-out concept is drawn as, if not under its own name
