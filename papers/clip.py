@@ -17,6 +17,8 @@ Differs from the paper
     other (`alike`); the paper's batch of 32,768 has them too, but few.
   * Random captions differ in many words, and the easiest one gives the pair away: a cat is told from a red chair by its colour.
     So a share of each batch (--hard) comes in handfuls of one kind: 16 red pets, 16 people with brown hair. --hard 0 is the paper.
+  * One caption in ten says "a pet" where it could say "a cat", and within a handful of pets that tells nothing. So among the other
+    pictures of a batch a share of the captions (--categories) is reworded to say the category. --categories 0 is the paper.
   * Several processes: each contrasts its own batch and gradients are averaged. The paper gathers the embeddings of all.
   * The paper trains ResNets and vision transformers. Here it is a ResNet (minidiff/resnet.py): it learnt to tell members of a
     category apart from far fewer pairs than a vision transformer with 4 layers of 160 and patches of 8 (weights/README.md).
@@ -32,6 +34,7 @@ Run     python papers/clip.py                which caption belongs to which pict
 """
 import argparse
 import math
+import re
 import sys
 import time
 from pathlib import Path
@@ -85,11 +88,22 @@ def alike(T, index):
 
 # ------------------------------------------------------------------------------------------------ Sec. 2.2: pictures and captions
 
-def tokenized(store, tokenizer=None):
+def tokenized(store, tokenizer=None, reworded=str):
     """The tokenizer, if none is given one of these captions, and the ids of every caption (n, wordings, L)."""
-    captions = [c for words in store.captions for c in words]
+    captions = [reworded(c) for words in store.captions for c in words]
     tokenizer = tokenizer or Tokenizer.train(captions, length=TEXT_CONFIG["max_position_embeddings"])
     return tokenizer, rearrange(tokenizer(captions), "(n w) l -> n w l", n=len(store))
+
+
+def by_category(caption):
+    """The caption with the category in place of every member that has one: "a red cat next to an apple" -> "a red pet next to a fruit"."""
+    words = MEMBER.sub(lambda found: MEMBERS[found[0]], caption)
+    return ARTICLE.sub(lambda found: f"{'an' if found[1] in 'aeiou' else 'a'} {found[1]}", words)
+
+
+SPOKEN = [category for category in CATEGORIES if category != "thing"]       # of a mug no caption says that it is a thing
+MEMBER = re.compile(rf"\b({'|'.join(member for member, category in MEMBERS.items() if category in SPOKEN)})\b")
+ARTICLE = re.compile(r"\ban? (\w)")
 
 
 def groups(store):
@@ -132,7 +146,8 @@ def train(args):
     with main_process_first():
         store = prepare(args.out / ("clip_store" if args.kinds else "store"), args.pictures, args.seed, kinds=args.kinds)
     tokenizer, ids = tokenized(store, tokenizer)
-    ids, group = ids.to(args.device), groups(store).to(args.device)
+    _, broad = tokenized(store, tokenizer, by_category)
+    ids, broad, group = ids.to(args.device), broad.to(args.device), groups(store).to(args.device)
     torch.manual_seed(args.seed)
     clip = (clip or make(tokenizer).to(args.device)).requires_grad_(True).train()
     run = Run(args.out / "clip", {"clip": clip}, lr=args.lr, steps=args.steps, minutes=args.minutes, batch=args.batch, ema=0.998,
@@ -142,7 +157,10 @@ def train(args):
         index = draw_batch(group, run.batch, args.hard, generator)
         I = roughen((store.images(index.cpu()).to(run.device) + 1) / 2, generator)
         I = clip_pixels(I, size=VISION_CONFIG["image_size"])
-        T = ids[index, torch.randint(ids.shape[1], index.shape, generator=generator, device=run.device)]  # one of its wordings
+        wording = torch.randint(ids.shape[1], index.shape, generator=generator, device=run.device)
+        is_broad = torch.rand(index.shape, generator=generator, device=run.device) < args.categories
+        is_broad[:round(args.hard * run.batch)] = False                                                   # not in a handful
+        T = torch.where(is_broad[:, None], broad[index, wording], ids[index, wording])
         with devices.autocast(run.device):
             I_e, T_e = clip.encode_image(I), clip.encode_text(trimmed(T, tokenizer.eos))
         loss = contrastive_loss(I_e.float(), T_e.float(), clip.logit_scale, alike(T, index))              # Fig. 3
@@ -170,7 +188,7 @@ def export(run, tokenizer, args):
 
 # ------------------------------------------------------------------------------------------------ Sec. 3.1: zero-shot
 
-CHANCE = {"member_in_category": len(CATEGORIES) / len(MEMBERS), "member": 1 / len(MEMBERS), "color": 1 / len(COLORS),
+CHANCE = {"member_in_category": len(CATEGORIES) / len(MEMBERS), "member": 1 / len(MEMBERS), "category": 1 / len(SPOKEN), "color": 1 / len(COLORS),
           "glasses_auc": 0.5, "age_r": 0.0, "text_of_256": 1 / 256, "image_of_256": 1 / 256}
 
 
@@ -206,17 +224,18 @@ def share(is_right):
 
 
 def naming(I_e, truth, texts):
-    """Accuracy of the best "a {member}", of all and of its category only, and of the best "a {color} {member}" of all colours.
+    """Accuracy of the best "a {member}", of all and of its category only, of the best "a {category}", and "a {color} {member}" of all colours.
 
     Colours are not asked of sketches, which are grey.
     """
     member, category = truth["member"], torch.tensor([list(CATEGORIES).index(c) for c in MEMBERS.values()])
     similarity = I_e @ texts([a(m) for m in MEMBERS]).T                                                   # (n, members)
     is_rival = category == category[member][:, None]
+    broad, has = I_e @ texts([a(c) for c in SPOKEN]).T, category[member] < len(SPOKEN)                    # "thing" is the last one
     painted = rearrange(texts([a(f"{c} {m}") for m in MEMBERS for c in COLORS]), "(m c) e -> m c e", c=len(COLORS))
     by_color, shows = einsum(I_e, painted[member], "n e, n c e -> n c"), truth["style"] != STYLES.index("sketch")
     return {"member_in_category": share(similarity.masked_fill(~is_rival, -math.inf).argmax(dim=1) == member),
-            "member": share(similarity.argmax(dim=1) == member), "color": share((by_color.argmax(dim=1) == truth["color"])[shows])}
+            "member": share(similarity.argmax(dim=1) == member), "category": share((broad.argmax(dim=1) == category[member])[has]), "color": share((by_color.argmax(dim=1) == truth["color"])[shows])}
 
 
 def faces(I_e, truth, texts):
@@ -292,7 +311,7 @@ def evaluate(args):
 
 
 VERBS = {"demo": demo, "train": train, "eval": evaluate}
-LIMITS = {"hard": (0, 1), "batch": (2, math.inf), "pictures": (1, math.inf), "seed": (0, math.inf), "renders": (20, math.inf)}
+LIMITS = {"hard": (0, 1), "categories": (0, 1), "batch": (2, math.inf), "pictures": (1, math.inf), "seed": (0, math.inf), "renders": (20, math.inf)}
 
 
 def arguments(argv=None):
@@ -306,6 +325,7 @@ def arguments(argv=None):
     train.add_argument("--batch", type=int, default=128, help="pictures per step and process (paper: 32,768 in all)")
     train.add_argument("--lr", type=float, default=1e-3, help="peak learning rate (paper: 5e-4 for its ViT-B/32)")
     train.add_argument("--hard", type=float, default=0.75, help="share of a batch that comes in handfuls of one kind (paper: 0)")
+    train.add_argument("--categories", type=float, default=0.5, help="share of the other captions that say the category, not the member (paper: 0)")
     train.add_argument("--pictures", type=int, default=100_000, help="pictures drawn ahead")
     train.add_argument("--kinds", type=kind_shares, default=None, metavar="KIND=SHARE,...",
                        help="how often each kind of picture is drawn, such as portrait=.3,object=.7 (default: as the world has them)")

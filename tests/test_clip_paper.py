@@ -141,6 +141,28 @@ def test_ids_are_those_of_each_pictures_captions(store):
     assert torch.equal(ids[5], tokenizer(store.captions[5]))
 
 
+@pytest.mark.parametrize("caption, broad", [
+    ("a red cat next to an apple", "a red pet next to a fruit"), ("an apple in a garden", "a fruit in a garden"), ("a piano", "an instrument"),
+    ("a sunflower in a pot", "a plant in a pot"), ("a red mug", "a red mug"), ("an old person with red hair", "an old person with red hair"),
+    ("a sketch of a striped bed", "a sketch of a striped piece of furniture"), ("a category of a catalogue", "a category of a catalogue")])
+def test_a_caption_can_say_the_category_in_place_of_the_member(caption, broad):
+    assert paper.by_category(caption) == broad
+
+
+def test_categories_are_said_outside_the_handfuls_only(train, monkeypatch):
+    def said(categories):
+        seen, alike = [], paper.alike
+        monkeypatch.setattr(paper, "alike", lambda T, index: seen.append(T.clone()) or alike(T, index))
+        folder = train(f"broad{categories}", 2, categories=categories, hard=.5)
+        monkeypatch.setattr(paper, "alike", alike)
+        return folder, torch.stack(seen)
+    (folder, all_broad), (_, none) = said(1.0), said(0.0)
+    half = all_broad.shape[1] // 2
+    assert torch.equal(all_broad[:, :half], none[:, :half]) and not torch.equal(all_broad[:, half:], none[:, half:])
+    members = {i for m in paper.MEMBERS if paper.MEMBERS[m] != "thing" for i in Tokenizer.from_pretrained(folder).encode(m)[:1]}
+    assert not members & set(all_broad[:, half:].flatten().tolist()) and members & set(none[:, half:].flatten().tolist())
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_attention_is_the_same_in_training_where_it_takes_another_path(causal):
     q, k, v = torch.randn(3, 2, 4, 9, 8, generator=rng()).bfloat16()
@@ -170,12 +192,12 @@ def train(pictures, monkeypatch, tmp_path):
     monkeypatch.setattr(paper, "VISION_CONFIG", TINY_VISION)
     monkeypatch.setattr(paper, "score_table", lambda clip, tokenizer, n, first=0: {"age_r": {"mean": .5, "spread": 0.0, "chance": 0.0}})
 
-    def train(name, steps, init=None, lr=1e-2):
+    def train(name, steps, init=None, lr=1e-2, categories=.5, hard=.5):
         out = tmp_path / name
         out.mkdir(exist_ok=True)
         if not (out / "store").exists():
             (out / "store").symlink_to(pictures / "store")
-        paper.train(argparse.Namespace(out=out, pictures=64, seed=3, steps=steps, minutes=None, batch=16, lr=lr, hard=.5, kinds=None,
+        paper.train(argparse.Namespace(out=out, pictures=64, seed=3, steps=steps, minutes=None, batch=16, lr=lr, hard=hard, categories=categories, kinds=None,
                                        device=torch.device("cpu"), fresh=False, renders=20, init=init))
         return out / "clip"
     return train
@@ -264,8 +286,10 @@ def test_scores_of_embeddings_that_know_everything_are_perfect():
     truth = {"member": torch.arange(n) % 35, "color": torch.arange(n) % 8, "style": torch.zeros(n, dtype=torch.long),
              "glasses": torch.arange(n) % 2, "age": torch.linspace(0, 1, n)}
     members, colors = list(paper.MEMBERS), list(paper.COLORS)
-    named = texts([f"a {colors[c]} {members[m]}" for m, c in zip(truth["member"], truth["color"])])
-    assert paper.naming(named, truth, texts) == {"member_in_category": 1.0, "member": 1.0, "color": 1.0}
+    named = texts([f"a {colors[c]} {members[m]} {paper.MEMBERS[members[m]]}" for m, c in zip(truth["member"], truth["color"])])
+    assert paper.naming(named, truth, texts) == {"member_in_category": 1.0, "member": 1.0, "category": 1.0, "color": 1.0}
+    nobody_knows = texts([f"a {colors[c]} {members[m]}" for m, c in zip(truth["member"], truth["color"])])
+    assert paper.naming(nobody_knows, truth, texts)["category"] < .5
     seen = torch.stack([a * vector("old") + (1 - a) * vector("young") + (vector("with") if g else vector("without"))
                         for a, g in zip(truth["age"], truth["glasses"])])
     got = paper.faces(seen, truth, texts)
@@ -285,7 +309,7 @@ def test_zero_shot_probabilities_sum_to_one_and_sharpen_with_the_scale():
 
 @pytest.mark.parametrize("argv, says", [
     (["eval", "--model", "/nowhere"], "no folder /nowhere"), (["--model", "/nowhere"], "no folder /nowhere"),
-    (["train", "--init", "/nowhere"], "no folder /nowhere"), (["train", "--hard", "2"], "--hard is 2.0"), (["train", "--batch", "1"], "--batch is 1"),
+    (["train", "--init", "/nowhere"], "no folder /nowhere"), (["train", "--hard", "2"], "--hard is 2.0"), (["train", "--categories", "-1"], "--categories is -1.0"), (["train", "--batch", "1"], "--batch is 1"),
     (["train", "--lr", "-1"], "--lr is -1, expected a number above 0"), (["train", "--lr", "nan"], "--lr is nan"),
     (["train", "--steps", "0"], "--steps is 0"), (["train", "--minutes", "-2"], "--minutes is -2"), (["train", "--pictures", "0"], "--pictures is 0"),
     (["train", "--device", "abacus"], "abacus"), (["train", "--pictures", "many"], "invalid int value"),
