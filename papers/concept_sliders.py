@@ -23,6 +23,7 @@ Where the paper and the authors' code differ, this file follows
     c_t and the base term; a list of such blocks does that here (see train --help).
   * the paper: visual sliders have the empty prompt at both ends. Their code has a prompt for each end, empty by default;
     here --prompt gives one for both.
+  * neither: a block may be learned at another position of the slider ("scale"). The other end as well, at -1, makes both of them real.
   * their code: x_t comes from the student's own sampling, with guidance 3 away from c_- and the first preserved concept, which
     the target needs anyway. No pictures are needed.
   * neither: their losses ask the network at t = 999 - 20 k for latents that are at 980 - 20 k. Here both are at the same t.
@@ -87,13 +88,14 @@ def train_text_slider(pipe, blocks, args):
     generator = torch.Generator().manual_seed(args.seed)
     slider = lora.attach(pipe.unet, args.rank, args.alpha, args.where, generator)
     optimizer = torch.optim.AdamW(slider.parameters(), args.lr)
-    blocks = [encoded(pipe, block) for block in blocks]
+    ends, blocks = [block.get("scale", 1.0) for block in blocks], [encoded(pipe, block) for block in blocks]
     rollouts = [RECIPES[args.recipe](pipe, c_t, c_neg[0], args, generator) for c_t, _, c_neg, _ in blocks]
-    with progress(args.steps, name_of(slider)) as bar:
+    with slider.at(1.0), progress(args.steps, name_of(slider)) as bar:                          # whatever happens, 1 again afterwards
         for step in bar:
             i = int(torch.randint(len(blocks), (), generator=generator))
             c_t, c_pos, c_neg, eta = blocks[i]
-            x_t, t = rollouts[i].latents()                                                      # of the student: scale 1
+            slider.scale = ends[i]                                                              # 1, if the block says nothing
+            x_t, t = rollouts[i].latents()                                                      # of the student
             with devices.autocast(pipe.device):
                 with torch.no_grad(), slider.at(0.0):
                     e_t, e_pos, e_neg = predictions(pipe.unet, x_t, t, [c_t], c_pos, c_neg)     # frozen
@@ -475,22 +477,25 @@ def read_blocks(path):
     return [checked(block, path) for block in blocks]
 
 
-BLOCK_HELP = '{"target": ..., "positive": ..., "negative": ..., "preserve": [...], "eta": 4.0, "action": "enhance"}'
+BLOCK_HELP = '{"target": ..., "positive": ..., "negative": ..., "preserve": [...], "eta": 4.0, "scale": 1, "action": "enhance"}'
 
 
 def checked(block, path):
-    """A prompt block with its defaults: preserve [], eta 4, action "enhance" ("erase" swaps the two ends)."""
-    unknown = set(block) - {"target", "positive", "negative", "preserve", "eta", "action"}
+    """A prompt block with its defaults: preserve [], eta 4, scale 1, action "enhance" ("erase" swaps the two ends)."""
+    unknown = set(block) - {"target", "positive", "negative", "preserve", "eta", "scale", "action"}
     if unknown:
         raise ValueError(f"{path}: unknown key {', '.join(sorted(unknown))} in a prompt block; expected {BLOCK_HELP}")
-    block = {"preserve": [], "eta": 4.0, "action": "enhance"} | block
+    block = {"preserve": [], "eta": 4.0, "scale": 1.0, "action": "enhance"} | block
     for key in ("target", "positive", "negative"):
         if not isinstance(block.get(key), str):
             raise ValueError(f"{path}: {key} is {block.get(key)!r}, expected a text; a block is {BLOCK_HELP}")
     if not isinstance(block["preserve"], list) or not all(isinstance(p, str) for p in block["preserve"]):
         raise ValueError(f"{path}: preserve is {block['preserve']!r}, expected a list of texts")
-    if isinstance(block["eta"], bool) or not isinstance(block["eta"], (int, float)):
-        raise ValueError(f"{path}: eta is {block['eta']!r}, expected a number")
+    for key in ("eta", "scale"):
+        if isinstance(block[key], bool) or not isinstance(block[key], (int, float)):
+            raise ValueError(f"{path}: {key} is {block[key]!r}, expected a number")
+    if not 0 < abs(block["scale"]) <= 20:
+        raise ValueError(f"{path}: scale is {block['scale']!r}, expected a position of the slider, from -20 to 20, but 0, at which it is off")
     if block["action"] not in ("enhance", "erase"):
         raise ValueError(f"{path}: action is {block['action']!r}, expected enhance or erase")
     if block["action"] == "erase":
@@ -553,10 +558,12 @@ TRAIN_HELP = f"""Learn a slider, from prompts or from pairs of pictures.
 --prompts FILE.json holds one prompt block or a list of them, of which each step draws one:
     {BLOCK_HELP}
   target    what to steer (c_t)               preserve  words appended to both ends, what must not change (p; default none)
-  positive  its end at scale 1 (c_+)          eta       how far to go (default 4, as in the authors' code)
-  negative  its other end (c_-)               action    "enhance" (default), or "erase", which swaps the two ends
+  positive  its end at `scale` (c_+)          eta       how far to go (default 4, as in the authors' code)
+  negative  its other end (c_-)               scale     the position of the slider at which this is learned (default 1)
+                                              action    "enhance" (default), or "erase", which swaps the two ends
+A slider is learned at one end, and goes on beyond the model the other way. A second block, "erase" at scale -1, learns that end as well.
 A list with a block for each p, named in all three texts ("a person with dark skin", "a very old person with dark skin", ...), is the authors'
-code's way to preserve. With it, and more steps, the age and hair sliders of `eval --table text` change less else; a weather slider did not.
+code's way to preserve. With it, and more steps, the sliders of `eval --table text` change less else.
 
 --pairs FOLDER holds sub-folders named by strength (-1 and 1, or -2 -1 1 2 ...) with pictures of equal names: before and after.
   `python -m minidiff.toybox.pairs eye_size --out FOLDER` and `python papers/stylegan.py pairs ...` make such folders.

@@ -139,6 +139,35 @@ def test_the_student_learns_from_the_frozen_model(pipe, monkeypatch, recipe):
     assert scales == [0.0, 1.0] * 2 and attached[-1].scale == 1.0
 
 
+@pytest.mark.parametrize("recipe", ["staggered", "literal"])
+def test_a_block_is_learned_at_its_own_position(pipe, monkeypatch, recipe):
+    """Both ends: the student, and the latents that it is asked about, are at the block's scale."""
+    scales, attached = [], []
+    monkeypatch.setattr(paper, "predictions", lambda *a, original=paper.predictions: scales.append(attached[-1].scale) or original(*a))
+    monkeypatch.setattr(paper.lora, "attach", lambda *a, original=lora.attach: attached.append(original(*a)) or attached[-1])
+    kind = paper.RECIPES[recipe]
+    monkeypatch.setattr(kind, "latents", lambda self, original=kind.latents: scales.append(("x_t", attached[-1].scale)) or original(self))
+    other = paper.AGE | {"positive": paper.AGE["negative"], "negative": paper.AGE["positive"], "scale": -1.0}
+    paper.train_text_slider(pipe, [paper.AGE, other], options(steps=6, recipe=recipe))
+    assert attached[-1].scale == 1.0
+    steps = [tuple(scales[i:i + 3]) for i in range(0, len(scales), 3)]
+    assert set(steps) == {(("x_t", s), 0.0, s) for s in (-1.0, 1.0)}
+
+
+def test_a_slider_learned_at_its_other_end_only_turns_the_attribute_the_same_way(pipe):
+    """The target at scale -1 is that of the swapped ends, so scale 1 goes where the block's own end is."""
+    c_t, pos, neg, eta = paper.encoded(pipe, paper.AGE)
+    other = paper.AGE | {"positive": paper.AGE["negative"], "negative": paper.AGE["positive"], "scale": -1.0}
+    x, t = noise((2, 8, 16, 16), 5), torch.tensor([999, 999])
+    slider = paper.train_text_slider(pipe, [other], options(steps=8, batch=2))
+    with torch.no_grad():
+        with slider.at(0.0):
+            e_t, e_pos, e_neg = paper.predictions(pipe.unet, x, t, [c_t], pos, neg)
+        (student,), = paper.predictions(pipe.unet, x, t, [c_t])
+    push = paper.slider_target(e_t[0], e_pos, e_neg, eta) - e_t[0]
+    assert F.cosine_similarity((student - e_t[0]).flatten(), push.flatten(), dim=0) > .3
+
+
 def test_only_the_adapter_trains_and_the_seed_decides_it(pipe):
     before = {k: v.clone() for k, v in pipe.unet.state_dict().items()}
     slider = paper.train_text_slider(pipe, [paper.AGE], options())
@@ -344,6 +373,8 @@ def test_the_script_learns_a_slider_from_a_folder_of_pairs(tmp_path):
     ('{"target": "a", "positive": "b", "negative": "c", "guidance": 4}', "unknown key guidance"),
     ('{"target": "a", "positive": "b", "negative": "c", "eta": "big"}', "eta"),
     ('{"target": "a", "positive": "b", "negative": "c", "action": "burn"}', "enhance or erase"),
+    ('{"target": "a", "positive": "b", "negative": "c", "scale": "left"}', "scale"),
+    ('{"target": "a", "positive": "b", "negative": "c", "scale": 0}', "at which it is off"),
     ('{"target": "a", "positive": "b", "negative": "c", "preserve": "glasses"}', "preserve"),
 ])
 def test_a_bad_prompt_file_is_one_sentence_and_status_2(tmp_path, capsys, block, message):

@@ -111,6 +111,11 @@ def each(targets, positive, negative, block):
     return [block | {"target": p, "positive": positive(p), "negative": negative(p)} for p in targets]
 
 
+def both_ends(block):
+    """A block, and one that learns its other end, at scale -1."""
+    return block, block | {"positive": block["negative"], "negative": block["positive"], "scale": -1.0}
+
+
 def old(prompt, words="very old person"):
     return prompt.replace("person", words)
 
@@ -121,9 +126,9 @@ CONCEPTS = {
                      start=600.0),
     "hair": Concept(each(KINDS, with_long_hair, lambda p: with_long_hair(p).replace("long", "short"), paper.HAIR), "hair_length", FACES,
                     with_long_hair, "a person with long hair", ("skin", "background", "glasses"), 500.0, 120),
-    "weather": Concept([block("green hills", "green hills in the rain", "green hills on a sunny day", 1.0)],
+    "weather": Concept([end for p in PLACES[:4] for end in both_ends(block(p, p + " in the rain", p + " on a sunny day", .5))],
                        log_odds("weather", ["rainy"], ["sunny"]), PLACES, lambda p: p + " in the rain", "green hills in the rain",
-                       ("place",), 1000.0),        # the sky is drawn first
+                       ("place",), 1000.0, 160),        # the sky is drawn first
 }
 
 
