@@ -235,7 +235,8 @@ def naming(I_e, truth, texts):
     painted = rearrange(texts([a(f"{c} {m}") for m in MEMBERS for c in COLORS]), "(m c) e -> m c e", c=len(COLORS))
     by_color, shows = einsum(I_e, painted[member], "n e, n c e -> n c"), truth["style"] != STYLES.index("sketch")
     return {"member_in_category": share(similarity.masked_fill(~is_rival, -math.inf).argmax(dim=1) == member),
-            "member": share(similarity.argmax(dim=1) == member), "category": share((broad.argmax(dim=1) == category[member])[has]), "color": share((by_color.argmax(dim=1) == truth["color"])[shows])}
+            "member": share(similarity.argmax(dim=1) == member), "category": share((broad.argmax(dim=1) == category[member])[has]),
+            "color": share((by_color.argmax(dim=1) == truth["color"])[shows])}
 
 
 def faces(I_e, truth, texts):

@@ -31,7 +31,7 @@ Formulas are cited by their left sides. Where the paper and the authors' code di
 Differs from both
   * One text encoder, the prior's own CLIP, reads the constraints too (theirs: Kandinsky 2.1's multilingual one). Decoders that
     read text, such as 2.1's, are not here; Kandinsky 2.2 is.
-  * No weight decay (code: 1e-2). Learning rate, steps and guidance are for toybox, and a step has several draws. lambda is 2, because
+  * No weight decay (code: 1e-2). Learning rate, steps and guidance are for toybox, and a step has several draws. lambda is 3, because
     with 1 many concepts leave their category there. For Kandinsky: --lr 1e-4 --lam 1 --steps 2500 --period 250 --batch 1
     --prior-guidance 4 --sampling 50 --guidance 7.5.
   * Pictures of a learned parent are chosen by CLIP, the nearest to their mean (paper: 3 to 5 of 32, by hand).
@@ -489,7 +489,7 @@ def arguments(argv=None):
     add("--steps", type=int, default=300, help="optimiser steps (code: 2500, evolution 2000)")
     add("--batch", type=int, default=4, help="draws of the prior in a step (code: 1)")
     add("--lr", type=float, default=1e-3, help="learning rate of AdamW (code: 1e-4)")
-    add("--lam", type=float, help="lambda, weight of the positive term (default: 2, or 1 with --literal; paper: 1)")
+    add("--lam", type=float, help="lambda, weight of the positive term (default: 3, or 1 with --literal; paper: 1)")
     new_word = argparse.ArgumentParser(add_help=False, parents=[training])
     add = lambda *names, **how: new_word.add_argument(*names, **how)
     add("--token", default="<concept>", help="the new word, S_*")
@@ -503,7 +503,7 @@ def arguments(argv=None):
     add("--style", action="store_true", help="invent a style, not a thing; negatives are styles")
     add("--adaptive", action=argparse.BooleanOptionalAction, 
         help="negatives from a VQA model (default: if there is one --positive and no --negative)")
-    add("--period", type=int, default=60, help="steps from one question to the next (code: 250)")
+    add("--period", type=int, default=30, help="steps from one question to the next (code: 250)")
     add("--vqa", default="clip", help="whom to ask: clip, which chooses from a vocabulary, or the folder of a BLIP-2 (code: this)")
     add("--vocabulary", metavar="FILE", help="what CLIP may answer, one a line (default: all that toybox draws)")
     add("--known", nargs="+", metavar="WORD", help="members of the category, for the clamps (default: toybox's, or the given words)")
@@ -553,7 +553,7 @@ def check(parser, args):
     if args.verb in (None, "train"):
         args.positive = args.positive or ["picture" if args.style else "pet"]
     if getattr(args, "lam", 0) is None:
-        args.lam = 1.0 if getattr(args, "literal", False) else 2.0
+        args.lam = 1.0 if getattr(args, "literal", False) else 3.0
     words = [*args.positive, *args.negative] if args.verb in (None, "train") else []
     if not all(word.strip() for word in words) or len(set(words)) < len(words):
         parser.error(f"--positive and --negative hold {', '.join(map(repr, words))}: expected different words, none of them empty")

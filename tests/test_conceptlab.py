@@ -313,8 +313,8 @@ def test_clamps_may_be_given_or_left_out(pipe, folder, more, clamps):
     assert made.clamps == clamps and ask is None
 
 
-@pytest.mark.parametrize("argv, lam", [([], 2), (["train"], 2), (["train", "--literal"], 1), (["train", "--literal", "--lam", "3"], 3),
-                                       (["evolve", "--parents", "a", "b"], 2), (["eval"], 2)])
+@pytest.mark.parametrize("argv, lam", [([], 3), (["train"], 3), (["train", "--literal"], 1), (["train", "--literal", "--lam", "2"], 2),
+                                       (["evolve", "--parents", "a", "b"], 3), (["eval"], 3)])
 def test_lambda_is_the_papers_where_the_loss_is(argv, lam):
     assert paper.arguments(argv)[1].lam == lam
 
@@ -677,7 +677,7 @@ def test_the_tables_are_made_of_what_is_kept(folder, loaded, tmp_path, monkeypat
                            (True, False, "prior", "cat dog", False, 1), (True, True, "text", "cat dog", False, 1),
                            (True, True, "prior", "", True, 1), (True, True, "prior", "", False, 2), (True, False, "prior", "", False, 2)}
     assert table["main"]["columns"][-1] == tables.SEEN and table["main"]["rows"][0][tables.SEEN] in tables.ANSWERS
-    assert lambdas == {2.0}                                                            # also of those without clamps
+    assert lambdas == {3.0}                                                            # also of those without clamps
     assert len(trainings) == 1 + 3 + 1 + 1 + 2                                          # main, ablation, adaptive, words, weights: none twice
     assert len(list((tmp_path / "quick" / "pictures").glob("plain-word*"))) == 1
     assert (tmp_path / "quick" / "pet.png").is_file() and (tmp_path / "quick" / "concepts.png").is_file()

@@ -45,7 +45,7 @@ def test_the_channels_are_searched_in_the_stylegan_that_was_trained_and_lie_besi
 def test_the_hours_in_the_readme_are_those_of_the_stages():
     text = " ".join((ROOT / "weights" / "README.md").read_text(encoding="utf-8").split())
     assert f"the minutes that its stages are given come to {recipe.hours(recipe.STAGES, 1, 2):.1f} hours," in text
-    assert recipe.hours(["unet", "clip", "meter"], .5, 2) == (165 + 100) / 2 / 60        # the last two at once
+    assert recipe.hours(["unet", "clip", "meter"], .5, 2) == (147 + 110) / 2 / 60        # the last two at once
 
 
 class Machine:

@@ -21,23 +21,23 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-KINDS = ["--kinds", "portrait=.25,object=.4,pair=.18,landscape=.07,hand=.1"]
+KINDS = ["--kinds", "portrait=.24,object=.38,pair=.18,landscape=.1,hand=.1"]
 # name: (minutes, may have several processes, stages that it needs, command)
 STAGES = {
     "autoencoder": (15, True, [], ["papers/latent_diffusion.py", "train", "autoencoder", *KINDS]),
     "polish": (20, True, ["autoencoder"], ["papers/latent_diffusion.py", "train", "decoder", *KINDS]),      # the autoencoder's decoder, further
-    "unet": (165, True, ["autoencoder"], ["papers/latent_diffusion.py", "train", "unet", *KINDS]),
+    "unet": (147, True, ["autoencoder"], ["papers/latent_diffusion.py", "train", "unet", *KINDS]),
     "stylegan": (60, False, [], ["papers/stylegan.py", "train"]),
-    "clip": (100, False, [], ["papers/clip.py", "train", *KINDS]),
+    "clip": (110, False, [], ["papers/clip.py", "train", *KINDS]),
     "meter": (35, False, [], ["-m", "minidiff.toybox.meter"]),
     "maps": (10, False, [], ["-m", "minidiff.toybox.maps"]),
     "channels": (2, False, ["stylegan"], ["papers/stylegan.py", "channels"]),      # of the StyleGAN, to channels.json beside its weights
-    "prior": (12, False, ["clip"], ["papers/unclip.py", "train", "prior", *KINDS]),
+    "prior": (13, False, ["clip"], ["papers/unclip.py", "train", "prior", *KINDS]),
     "upsampler_128": (12, False, ["polish"], ["papers/upsampler.py", "train", "--to", "128", *KINDS]),
     "upsampler_256": (18, False, ["upsampler_128"], ["papers/upsampler.py", "train", "--to", "256", *KINDS]),
-    "decoder": (40, True, ["unet", "clip"], ["papers/unclip.py", "train", "decoder", *KINDS]),
+    "decoder": (49, True, ["unet", "clip"], ["papers/unclip.py", "train", "decoder", *KINDS]),
     "composer_1": (5, True, ["unet", "clip"], ["papers/composer.py", "train", "embedding", *KINDS]),
-    "composer": (75, True, ["composer_1", "maps"], ["papers/composer.py", "train", "all", *KINDS]),
+    "composer": (78, True, ["composer_1", "maps"], ["papers/composer.py", "train", "all", *KINDS]),
 }
 
 
