@@ -373,9 +373,10 @@ GAN_ATTRIBUTES = ("eye_size", "hair_length")
 
 # ------------------------------------------------------------------------------------------------ Table 3
 
-WITHOUT = paper.AGE | {"preserve": [], "eta": paper.AGE["eta"] * len(paper.AGE["preserve"])}      # equal strength
-ABLATIONS = {"full method": ("age_full", paper.AGE, {}), "without preserved concepts": ("age_without", WITHOUT, {}),
-             "without low rank": ("age_full_rank", paper.AGE, {"rank": 1000, "alpha": 40.0})}    # every layer at its full rank
+FULL = CONCEPTS["age"].blocks                           # each says what must not change in all three texts: skin, hair, place
+WITHOUT = [paper.AGE | {"preserve": [], "eta": paper.AGE["eta"] * len(paper.AGE["preserve"])}]              # equal strength
+ABLATIONS = {"full method": ("age", FULL, {}), "without preserved concepts": ("age_without", WITHOUT, {}),
+             "without low rank": ("age_full_rank", FULL, {"rank": 1000, "alpha": 40.0})}          # every layer at its full rank
 
 
 def table_ablation(pipe, args):
@@ -391,8 +392,8 @@ def table_ablation(pipe, args):
 
 def ablation_row(pipe, args, clip, kind, seed, seeds, scales=(-2.0, -1.0, 0.0, 1.0, 2.0)):
     """{measure: its curve between -s and s, for s from 0 outwards}. The slider is on from the first step, where it can do most harm."""
-    name, prompt_block, changes = ABLATIONS[kind]
-    slider = text_slider(pipe, args, name, seed, [prompt_block], **changes)
+    name, blocks, changes = ABLATIONS[kind]
+    slider = text_slider(pipe, args, name, seed, blocks, steps=CONCEPTS["age"].steps, **changes)
     grid = pictures_of(pipe, args, slider, FACES, scales, seeds, start=1000)
     slider.detach()
     images.save_figure(args.out / "tables" / f"ablation_{name}_{seed}.png", grid, column_labels=[f"{s:+g}" for s in scales])
