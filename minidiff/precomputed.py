@@ -72,13 +72,14 @@ def latents_of_pictures(vae, store):
     return lambda index: torch.from_numpy(z[index.numpy()]).float() * vae.config["scaling_factor"]
 
 
-def captions_as_read(clip, tokenizer, store):
+def captions_as_read(clip, tokenizer, store, captions=None):
     """What CLIP reads in captions: their numbers (n, wordings), that of the empty one, and a function of numbers (B,).
 
+    captions: n lists of equally many wordings, None: those of the store.
     The function returns the captions' embeddings (B, E), states of the text encoder (B, L, D) and which tokens count, (B, L).
     Every caption is encoded once; only the tokens that count are kept, caption after caption, in one array.
     """
-    ids = torch.cat([*(tokenizer(words) for words in store.captions), tokenizer([""])])
+    ids = torch.cat([*(tokenizer(words) for words in captions or store.captions), tokenizer([""])])
     ids, index = ids.unique(dim=0, return_inverse=True)
     order = clip.text.counts(ids).sum(dim=1).argsort(stable=True)             # short ones first: batches have little padding
     ids, index = ids[order], order.argsort()[index]
@@ -88,7 +89,7 @@ def captions_as_read(clip, tokenizer, store):
     def compute(rows):
         longest = length[rows].max()
         return clip.text(ids[rows, :longest].to(device_of(clip)))[0][mask[rows, :longest]]
-    states = once_of(store, "captions", clip.state_dict().values(), torch.arange(len(ids)).split(256), int(length.sum()), compute)
+    states = once_of(store, "captions", [*clip.state_dict().values(), ids], torch.arange(len(ids)).split(256), int(length.sum()), compute)
     place = (length.cumsum(dim=0) - length)[:, None] + torch.arange(ids.shape[1])       # of token l of each caption in `states`
 
     @torch.no_grad()

@@ -34,7 +34,6 @@ Run     python papers/clip.py                which caption belongs to which pict
 """
 import argparse
 import math
-import re
 import sys
 import time
 from pathlib import Path
@@ -48,6 +47,7 @@ from minidiff.checkpoints import find, save_folder, write_atomically, write_json
 from minidiff.clip import CLIP
 from minidiff.images import clip_pixels, save_figure
 from minidiff.tokenizer import Tokenizer
+from minidiff.toybox.captions import SPOKEN, by_category
 from minidiff.toybox.meter import roughen
 from minidiff.toybox.scenes import CATEGORIES, COLORS, MEMBERS, STYLES
 from minidiff.toybox.store import kind_shares, prepare
@@ -93,17 +93,6 @@ def tokenized(store, tokenizer=None, reworded=str):
     captions = [reworded(c) for words in store.captions for c in words]
     tokenizer = tokenizer or Tokenizer.train(captions, length=TEXT_CONFIG["max_position_embeddings"])
     return tokenizer, rearrange(tokenizer(captions), "(n w) l -> n w l", n=len(store))
-
-
-def by_category(caption):
-    """The caption with the category in place of every member that has one: "a red cat next to an apple" -> "a red pet next to a fruit"."""
-    words = MEMBER.sub(lambda found: MEMBERS[found[0]], caption)
-    return ARTICLE.sub(lambda found: f"{'an' if found[1] in 'aeiou' else 'a'} {found[1]}", words)
-
-
-SPOKEN = [category for category in CATEGORIES if category != "thing"]       # of a mug no caption says that it is a thing
-MEMBER = re.compile(rf"\b({'|'.join(member for member, category in MEMBERS.items() if category in SPOKEN)})\b")
-ARTICLE = re.compile(r"\ban? (\w)")
 
 
 def groups(store):

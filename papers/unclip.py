@@ -19,6 +19,8 @@ Differs from the paper
     sample is drawn (paper: the better of two by their product with z_t; `eval` has it as a column), and no caption is the empty one.
     Each step of sampling has the fixed, small variance of DDPM (paper: that of Analytic-DPM), and captions are read by CLIP's text
     encoder (paper: by one of the prior's own).
+  * The prior reads every caption as it is, and as often with the category in place of the member, "a red pet": of toybox's own captions
+    too few say one to tell an instrument from a bed.
   * The decoder sees the picture's embedding only, added to the time and as 24 tokens; Kandinsky 2.2 has 32 (paper: 4 tokens beside those
     of the caption). It works on latents (paper: on 64 pixels), with Min-SNR weights (Hang et al. 2023). No embedding is that of mean
     grey (paper: zeros). No upsamplers.
@@ -33,7 +35,7 @@ Differs from the paper
 
 Cost    Training takes 0.13 (prior) and 2.0 (decoder) GFLOP a sample: on one core, shared and without bfloat16 units, 260 samples/s
         of the prior and 30 of the decoder; `distil` asks 55 pictures/s, keeps 61 KB of each in memory, and learns from 740 samples/s. What
-        CLIP reads in captions takes 8 KB a picture on the disk.
+        CLIP reads in captions takes 10 KB a picture on the disk.
 
 Run     python papers/unclip.py                       variations of pictures, and pictures of captions, from the shipped weights
         python papers/unclip.py train prior           trains f_theta on the embeddings of a store of pictures and captions
@@ -63,7 +65,7 @@ from minidiff.precomputed import captions_as_read, device_of, embed_pictures, em
 from minidiff.prior import Prior
 from minidiff.schedule import Schedule
 from minidiff.tokenizer import Tokenizer
-from minidiff.toybox.captions import full_caption
+from minidiff.toybox.captions import by_category, full_caption
 from minidiff.toybox.judge import fresh_captions, judge
 from minidiff.toybox.store import kind_shares, prepare
 from minidiff.toybox.world import draw, scene
@@ -99,7 +101,8 @@ def train_prior(store, args):
     clip, tokenizer = CLIP.from_pretrained(args.out / "clip", args.device, torch.float32), Tokenizer.from_pretrained(args.out / "clip")
     with main_process_first():
         embeddings = embeddings_of_pictures(clip, store)
-        captions, empty, told = captions_as_read(clip, tokenizer, store)
+        words = [[*wordings, *map(by_category, wordings)] for wordings in store.captions]
+        captions, empty, told = captions_as_read(clip, tokenizer, store, words)
     schedule = Schedule.from_config(PRIOR_SCHEDULE)
     prior = Prior(**PRIOR_CONFIG, embedding_dim=embeddings.shape[1], num_embeddings=tokenizer.length).init_weights()
     prior.clip_mean.copy_(embeddings.mean(dim=0, keepdim=True))

@@ -20,7 +20,7 @@ from minidiff.prior import Prior
 from minidiff.schedule import Schedule
 from minidiff.tokenizer import Tokenizer
 from minidiff.toybox import sample
-from minidiff.toybox.captions import full_caption
+from minidiff.toybox.captions import by_category, full_caption
 from minidiff.toybox.store import prepare
 from minidiff.training import Run
 from minidiff.unet import UNet
@@ -135,10 +135,13 @@ def test_a_share_of_the_rows_is_dropped_whole(share, shape):
 
 # what is computed once per store ---------------------------------------------------------------------------------
 
-def test_captions_are_read_as_the_text_encoder_reads_them(clip):
+@pytest.mark.parametrize("other", [False, True])
+def test_captions_are_read_as_the_text_encoder_reads_them(clip, other):
     clip, tokenizer, store = clip
-    index, empty, told = paper.captions_as_read(clip, tokenizer, store)
-    for texts, y in [(store.captions[i], index[i]) for i in range(N)] + [([""], empty[None])]:
+    paper.captions_as_read(clip, tokenizer, store)                            # kept apart from what others say
+    said = [[f"{c} at night" for c in words] if other else words for words in store.captions]
+    index, empty, told = paper.captions_as_read(clip, tokenizer, store, said if other else None)
+    for texts, y in [(said[i], index[i]) for i in range(N)] + [([""], empty[None])]:
         ids = tokenizer(texts)
         want, pooled = clip.text(ids)
         z_t, hidden, mask = told(y)
@@ -188,14 +191,18 @@ def test_the_prior_learns_whitened_embeddings_of_the_pictures_that_the_captions_
     z = prior.whiten(embeddings)
     assert_close(z.mean(dim=0), torch.zeros(16), atol=.02, rtol=0)
     assert_close(z.std(dim=0), torch.ones(16), atol=.02, rtol=0)
-    pooled = [clip.encode_text(tokenizer(words)) for words in store.captions]
-    schedule, noises = Schedule.from_config(paper.PRIOR_SCHEDULE), []
+    said = [[*words, *map(by_category, words)] for words in store.captions]
+    pooled = [clip.encode_text(tokenizer(words)) for words in said]
+    schedule, noises, broad = Schedule.from_config(paper.PRIOR_SCHEDULE), [], []
     for (z_t_i, t, text_pooled, _, _), z_i in zip(calls, targets):
         noises.append(schedule.eps_given_x0(z_i, z_t_i, t)[t > 50])
         for target, told in zip(z_i, text_pooled):
             picture = int((z - target).abs().sum(dim=1).argmin())
             assert_close(target, z[picture], atol=.05, rtol=.01)
-            assert (pooled[picture] - told).abs().amax(dim=1).min() < .02
+            far = (pooled[picture] - told).abs().amax(dim=1)
+            assert far.min() < .02
+            broad.append(said[picture][far.argmin()] not in store.captions[picture])
+    assert True in broad and False in broad                                   # "a red pet", and "a red cat"
     noises = torch.cat(noises)
     assert float(noises.mean()) == pytest.approx(0, abs=.2) and float(noises.std()) == pytest.approx(1, abs=.15)
 

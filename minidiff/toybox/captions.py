@@ -3,10 +3,15 @@
 Words are left out at random, so that every prompt from "a person" to a full description has been seen, and a neutral
 caption covers both good and bad drawings. Eye size and brow slant have no words at all.
 """
-from .scenes import MEMBERS, PLAIN_GROUNDS
+import re
+
+from .scenes import CATEGORIES, MEMBERS, PLAIN_GROUNDS
 
 NUMBERS = {3: "three", 4: "four", 5: "five", 6: "six", 7: "seven"}
 GROUND_WORDS = {"garden": "in a garden", "beach": "at the beach", "room": "in a room", "snow": "in the snow", "night": "at night"}
+SPOKEN = [category for category in CATEGORIES if category != "thing"]       # of a mug no caption says that it is a thing
+MEMBER = re.compile(rf"\b({'|'.join(member for member, category in MEMBERS.items() if category in SPOKEN)})\b")
+ARTICLE = re.compile(r"\ban? (\w)")
 WEATHER_WORDS = {"sunny": "on a sunny day", "cloudy": "on a cloudy day", "rainy": "in the rain", "snowy": "in heavy snow"}
 
 
@@ -28,6 +33,12 @@ def caption(scene, rng, keep=0.7):
 def full_caption(scene):
     """The caption of `scene` that says all there are words for, and nothing about what is missing."""
     return caption(scene, SaysAll())
+
+
+def by_category(caption):
+    """The caption with the category in place of every member that has one: "a red cat next to an apple" -> "a red pet next to a fruit"."""
+    words = MEMBER.sub(lambda found: MEMBERS[found[0]], caption)
+    return ARTICLE.sub(lambda found: f"{'an' if found[1] in 'aeiou' else 'a'} {found[1]}", words)
 
 
 class SaysAll:
