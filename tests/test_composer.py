@@ -19,7 +19,7 @@ from minidiff.precomputed import embeddings_of_pictures, latents_of_pictures
 from minidiff.prior import Prior
 from minidiff.schedule import Schedule
 from minidiff.tokenizer import Tokenizer
-from minidiff.toybox import maps
+from minidiff.toybox import maps, world
 from minidiff.toybox.store import prepare
 from minidiff.training import Run
 from minidiff.unet import UNet, zero_residuals
@@ -239,14 +239,15 @@ def test_what_is_masked_shows_the_picture_where_it_is_known_and_says_where(pictu
 # depth and instances ---------------------------------------------------------------------------------------------
 
 def test_the_truth_of_renders_is_their_classes_boundaries_and_nearness():
-    batch = toybox.sample(12, 4)
+    scenes = [toybox.scene(4, i)[0] for i in range(12)] + [toybox.scene(4, 12, "new")[0]]
+    batch = world.draw(scenes)
     instances, near = maps.planes(maps.truth(batch.scenes, batch.instances, batch.depth))
     assert_close(near, 1 - batch.depth, atol=.003, rtol=0)
     assert torch.equal(instances[:, :-1].sum(dim=1), (batch.instances > 0).float())
     kinds = {"portrait": "person", "hand": "hand"}
     for scene, own, planes in zip(batch.scenes, batch.instances, instances):
         for number, thing in enumerate(scene.things or [None] * (scene.kind in kinds), 1):
-            name = kinds[scene.kind] if thing is None else maps.MEMBERS[thing.member]
+            name = kinds[scene.kind] if thing is None else maps.MEMBERS.get(thing.member, thing.member)
             assert (planes[maps.CLASSES.index(name)][own == number] == 1).all()
         edges = {(i, j) for i in range(63) for j in range(63) if len({int(own[i, j]), int(own[i, j + 1]), int(own[i + 1, j])}) > 1}
         assert {(i, j) for i, j in planes[-1].nonzero().tolist() if i < 63 and j < 63} == edges

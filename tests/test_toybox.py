@@ -16,9 +16,9 @@ from minidiff.toybox.hands import draw_hand
 from minidiff.toybox.individuals import HELD_OUT
 from minidiff.toybox.people import Portrait, draw_portrait
 from minidiff.toybox.render import draw_object, render
-from minidiff.toybox.scenes import (CATEGORIES, COLORS, DRAW, KINDS, MEMBERS, PATTERNS, PLAIN_GROUNDS, STYLES, UNSEEN, Thing,
+from minidiff.toybox.scenes import (CATEGORIES, COLORS, DRAW, KINDS, MEMBERS, NEW, PATTERNS, PLAIN_GROUNDS, STYLES, UNSEEN, Thing,
                                     random_portrait, random_scene)
-from minidiff.toybox.store import prepare
+from minidiff.toybox.store import kind_shares, prepare
 from minidiff.toybox.things import ORNAMENTS, draw_ornament
 from minidiff.toybox.world import CLASSES, NUMBERS
 
@@ -188,6 +188,20 @@ def test_the_kinds_of_pictures_can_have_other_shares():
     assert set(kinds) == {"hand", "pair"} and 270 < kinds.count("hand") < 330
     with pytest.raises(ValueError, match="nobody"):
         random_scene(rng, {"nobody": 1.0})
+
+
+def test_new_things_are_drawn_on_request_only_and_named_by_their_category():
+    assert NEW not in KINDS and all(t.member in MEMBERS for i in range(300) for t in world.scene(9, i)[0].things)
+    b = toybox.sample(60, 9, NEW, size=16)
+    things = [s.things[0] for s in b.scenes]
+    assert {t.member for t in things} == {*CATEGORIES} - {"thing"} and {s.kind for s in b.scenes} == {"object"}
+    assert set(b.attributes["member"].tolist()) == {-1} and {s.style for s in b.scenes} == {*STYLES}
+    for caption_, thing in zip(b.captions, things):
+        (_, pattern, color, noun), = NOUN.findall(caption_)
+        assert noun == thing.member and color in ("", thing.color) and pattern in ("", thing.paint.pattern)
+    assert kind_shares("new=.1,pair=.9") == {NEW: .1, "pair": .9}
+    shares = [random_scene(np.random.default_rng(i), {NEW: 1, "hand": 1}).kind for i in range(200)]
+    assert 70 < shares.count("object") < 130
 
 
 def test_glasses_beards_and_gray_hair_go_with_age_only_when_correlated():

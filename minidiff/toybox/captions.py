@@ -5,11 +5,10 @@ caption covers both good and bad drawings. Eye size and brow slant have no words
 """
 import re
 
-from .scenes import CATEGORIES, MEMBERS, PLAIN_GROUNDS
+from .scenes import MEMBERS, PLAIN_GROUNDS, SPOKEN
 
 NUMBERS = {3: "three", 4: "four", 5: "five", 6: "six", 7: "seven"}
 GROUND_WORDS = {"garden": "in a garden", "beach": "at the beach", "room": "in a room", "snow": "in the snow", "night": "at night"}
-SPOKEN = [category for category in CATEGORIES if category != "thing"]       # of a mug no caption says that it is a thing
 MEMBER = re.compile(rf"\b({'|'.join(member for member, category in MEMBERS.items() if category in SPOKEN)})\b")
 ARTICLE = re.compile(r"\ban? (\w)")
 WEATHER_WORDS = {"sunny": "on a sunny day", "cloudy": "on a cloudy day", "rainy": "in the rain", "snowy": "in heavy snow"}
@@ -93,7 +92,7 @@ def _person(scene, said):
 
 def _noun(thing, said):
     """ "a large striped red cat", or only the category: "a red pet" """
-    category = MEMBERS[thing.member]
+    category = MEMBERS.get(thing.member, thing.member)                      # what no word names is its category
     name = category if category != "thing" and said(.1) else thing.member
     words = ["large"] if thing.scale > .8 and said(.5) else ["small"] if .5 < thing.scale < .66 and said(.5) else []
     words += [thing.paint.pattern] if thing.paint.pattern != "plain" and said(.85) else []

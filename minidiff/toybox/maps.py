@@ -78,7 +78,7 @@ def truth(scenes, instances, depth):
     number = {name: i for i, name in enumerate(CLASSES, 1)}
     codes = []
     for scene, instance, far in zip(scenes, instances.long(), depth):
-        names = [MEMBERS[t.member] for t in scene.things] or [{"portrait": "person"}.get(scene.kind, "hand")]
+        names = [MEMBERS.get(t.member, t.member) for t in scene.things] or [{"portrait": "person"}.get(scene.kind, "hand")]
         classes = torch.tensor([0] + [number[name] for name in names])[instance]
         codes.append(torch.stack([2 * classes + boundaries(instance), (far[0].clamp(0, 1) * 255).round().long()]))
     return torch.stack(codes).to(torch.uint8)

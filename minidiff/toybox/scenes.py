@@ -19,6 +19,7 @@ CATEGORIES = {"pet": (PETS, draw_pet), "fruit": (FRUITS, draw_fruit), "plant": (
               "piece of furniture": (FURNITURE, draw_furniture), "instrument": (INSTRUMENTS, draw_instrument),
               "thing": (THINGS, draw_thing)}
 MEMBERS = {member: category for category, (members, _) in CATEGORIES.items() for member in members}
+SPOKEN = [category for category in CATEGORIES if category != "thing"]           # of a mug no caption says that it is a thing
 DRAW = {member: CATEGORIES[category][1] for member, category in MEMBERS.items()} | {"moongate": draw_moongate}
 DRAW |= {category: draw for category, (_, draw) in CATEGORIES.items()}          # a thing of a category that is no member, see `new_params`
 COLORS = {"red": (.86, .12, .13), "yellow": (.97, .83, .12), "green": (.15, .62, .22), "blue": (.14, .34, .88),
@@ -31,6 +32,7 @@ PLACES = ("mountains", "hills", "sea", "desert", "city")
 WEATHERS = ("sunny", "cloudy", "rainy", "snowy")
 STYLES = ("photo", "watercolor", "sketch")
 KINDS = {"portrait": .34, "object": .42, "pair": .13, "landscape": .06, "hand": .05}
+NEW = "new"                         # drawn on request only: an object that no word names but that of its category, see `new_params`
 # never drawn in training, so that a combination of known words can be tested that no picture has shown
 UNSEEN = {("purple", "dog"), ("blue", "apple"), ("yellow", "chair"), ("green", "guitar"), ("red", "turtle"),
           ("black", "tulip"), ("white", "piano"), ("brown", "fish")}
@@ -71,17 +73,19 @@ class Scene:
 # ------------------------------------------------------------------------------------------------ drawing a scene at random
 
 def random_scene(rng, kind=None, correlated=True):
-    """A scene of `kind`: a key of KINDS, or their shares {key: share}, None for KINDS itself. correlated: see `random_portrait`."""
+    """A scene of `kind`: a key of KINDS or NEW, or their shares {key: share}, None for KINDS itself. correlated: see `random_portrait`."""
     if kind is None or isinstance(kind, dict):
         shares = kind or KINDS
         kind = str(rng.choice(list(shares), p=np.array(list(shares.values())) / sum(shares.values())))
-    if kind not in KINDS:
-        raise ValueError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
-    scene = Scene(kind, int(rng.integers(1 << 30)), tint=float(rng.uniform(-1, 1)))
+    if kind not in (*KINDS, NEW):
+        raise ValueError(f"kind {kind!r}: expected one of {', '.join(KINDS)}, {NEW}")
+    scene = Scene("object" if kind == NEW else kind, int(rng.integers(1 << 30)), tint=float(rng.uniform(-1, 1)))
     scene.style = str(rng.choice(STYLES, p=(.86, .07, .07)))
     scene.background = str(rng.choice(GROUNDS))
     if kind == "portrait":
         scene.portrait = random_portrait(rng, correlated)
+    elif kind == NEW:
+        scene.things = [random_new_thing(rng, str(rng.choice(SPOKEN)))]
     elif kind == "object":
         scene.things = [random_thing(rng)]
         if rng.random() < .07:
@@ -124,6 +128,11 @@ def random_thing(rng, member=None, **changes):
                   x=float(rng.uniform(-.15, .15)), ground=float(rng.uniform(.72, .86)), tilt=float(rng.uniform(-.1, .1)),
                   flip=bool(rng.random() < .5))
     return replace(thing, **changes)
+
+
+def random_new_thing(rng, category):
+    """An object that no member of the category is like. Its member is the category, of any colour."""
+    return replace(random_thing(rng), member=category, params=jitter(rng, new_params(rng, category)))
 
 
 def new_params(rng, category, least=.6):

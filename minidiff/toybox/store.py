@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ..checkpoints import read_tensors, write_atomically, write_json, write_tensors
 from .captions import caption
 from .render import render
-from .scenes import KINDS
+from .scenes import KINDS, NEW
 from .world import attributes_of, scene
 
 CHUNK = 500
@@ -22,7 +22,7 @@ CAPTIONS = 3                                                    # wordings of ea
 def prepare(folder, n, seed=0, workers=None, correlated=True, kinds=None, size=64):
     """Draw `n` pictures of `seed` into `folder`, unless they are there already. Returns a Store.
 
-    kinds: {kind: share}, how often each kind of picture is drawn; None: as in scenes.KINDS.
+    kinds: {kind: share}, how often each kind of picture is drawn; None: as in scenes.KINDS. NEW, an object that has no name, may be one.
     size: pixels of a side; the scenes of a seed are the same at every size.
 
     images.npy (n, 3, S, S) uint8; captions.json: n lists of CAPTIONS strings; attributes.safetensors: the truth.
@@ -72,8 +72,8 @@ def kind_shares(text):
         kinds = {name: float(share) for name, share in (part.split("=") for part in text.split(","))}
     except ValueError:
         kinds = {}
-    if not kinds or not set(kinds) <= set(KINDS) or min(kinds.values()) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected KIND=SHARE,... with kinds from {', '.join(KINDS)} and shares above 0")
+    if not kinds or not set(kinds) <= {*KINDS, NEW} or min(kinds.values()) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected KIND=SHARE,... with kinds from {', '.join(KINDS)}, {NEW} and shares above 0")
     return kinds
 
 

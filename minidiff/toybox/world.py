@@ -48,8 +48,8 @@ def scene(seed, index=0, kind=None, correlated=True):
 def sample(n, seed, kind=None, size=64, correlated=True):
     """Draw `n` pictures of `size` pixels with their truth: picture i of a seed is always the same. Returns a Batch.
 
-    kind: portrait, object, pair, landscape or hand; None: all, in their training proportions. correlated=False: glasses,
-    beards and grey hair are as common among the young as among the old.
+    kind: portrait, object, pair, landscape, hand, or new for an object that has no name; None: the first five, in their training
+    proportions. correlated=False: glasses, beards and grey hair are as common among the young as among the old.
     """
     pairs = [scene(seed, i, kind, correlated) for i in range(n)]
     return draw([s for s, _ in pairs], [c for _, c in pairs], size)

@@ -27,8 +27,9 @@ CLIP is toybox's own. Textual Inversion's word stands for the noun ("a <new1> in
 ("a <new1> cat in a room"), as in the papers. The paper halves the steps without regularisation; here they are as many.
 Each training and each sampling is a run of the method's own file, with its defaults, but for the steps: every method sees 1000 given
 pictures of a concept, where nothing else is said (in the papers DreamBooth sees ten times as many as Custom Diffusion, Textual
-Inversion twenty times). Rows are means over training seeds and concepts, with the standard deviation over training seeds; what was
-learned, drawn and measured is kept in OUT, so that a stopped evaluation goes on; use another --out to do all again. Table numbers are
+Inversion twenty times); "half" and "twice as long" are there to compare at equal image alignment. Rows are means over training seeds
+and concepts, with the standard deviation over training seeds; what was learned, drawn and measured is kept in OUT, so that a stopped
+evaluation goes on; use another --out to do all again. Table numbers are
 from memory of the paper.
 """
 import json
@@ -65,7 +66,7 @@ DOUBLE = ["a {} next to a {}", "a photo of a {} next to a {}", "a {} next to a {
 
 # method: file, options of its `train`
 TOYBOX = ["--regularization", "toybox"]                               # renders of the class, whatever the model is called
-AS_LONG, LONGER = (["--steps", str(k * paper.STEPS)] for k in (1, 2))   # of four given pictures each, as in Custom Diffusion
+SHORTER, AS_LONG, LONGER = (["--steps", str(int(k * paper.STEPS))] for k in (.5, 1, 2))    # of four given pictures each
 METHODS = {
     "Textual Inversion": ("textual_inversion.py", AS_LONG),
     "DreamBooth": ("dreambooth.py", AS_LONG),
@@ -73,6 +74,7 @@ METHODS = {
     "DreamBooth, no prior": ("dreambooth.py", ["--prior", "0", *AS_LONG]),
     "fine-tune all": ("custom_diffusion.py", ["--train", "all", *TOYBOX]),
     "Custom Diffusion": ("custom_diffusion.py", TOYBOX),
+    "Custom Diffusion, half as long": ("custom_diffusion.py", [*SHORTER, *TOYBOX]),
     "no augmentation": ("custom_diffusion.py", ["--no-augmentation", *TOYBOX]),
     "no regularisation": ("custom_diffusion.py", ["--regularization", "none"]),
     "generated regularisation": ("custom_diffusion.py", ["--regularization", "generated"]),
@@ -454,7 +456,8 @@ def show(bench, name, methods, concept):
 
 
 def table_main(bench):
-    methods = [BASE, "Textual Inversion", "DreamBooth", "DreamBooth, twice as long", "fine-tune all", "Custom Diffusion"]
+    methods = [BASE, "Textual Inversion", "DreamBooth", "DreamBooth, twice as long", "fine-tune all", "Custom Diffusion, half as long",
+               "Custom Diffusion"]
     title, columns, rows = single_table(bench, "main", methods, CONCEPTS, COLUMNS)
     return title, columns, rows + rows_of(bench, "rendered", bench.chosen(RENDERS), CONCEPTS, rendered_row)
 
