@@ -20,7 +20,8 @@ Differs from the paper
     Each step of sampling has the fixed, small variance of DDPM (paper: that of Analytic-DPM), and captions are read by CLIP's text
     encoder (paper: by one of the prior's own).
   * The prior reads every caption as it is, and as often with the category in place of the member, "a red pet": of toybox's own captions
-    too few say one to tell an instrument from a bed.
+    too few say one to tell an instrument from a bed. In the pictures that prior and decoder were last trained on, one in eight shows a
+    thing that no word names but that of its category (`--kinds ...,new=.12`), as pictures of the world do.
   * The decoder sees the picture's embedding only, added to the time and as 24 tokens; Kandinsky 2.2 has 32 (paper: 4 tokens beside those
     of the caption). It works on latents (paper: on 64 pixels), with Min-SNR weights (Hang et al. 2023). No embedding is that of mean
     grey (paper: zeros). No upsamplers.
@@ -412,7 +413,7 @@ def train(args):
     with main_process_first():
         for part in ("clip", "vae", "unet", "text_encoder", "tokenizer", "scheduler", "model_index.json"):
             bring(part, args.out)
-        store = prepare(args.out / ("store_of_kinds" if args.kinds else "store"), args.pictures, args.seed, kinds=args.kinds)
+        store = prepare(args.out / ("unclip_store" if args.kinds else "store"), args.pictures, args.seed, kinds=args.kinds)
     {"prior": train_prior, "decoder": train_decoder}[args.stage](store, args)
 
 

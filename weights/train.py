@@ -22,6 +22,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ["--kinds", "portrait=.24,object=.38,pair=.18,landscape=.1,hand=.1"]
+AND_NEW = ["--kinds", KINDS[1] + ",new=.12"]               # with things that no word names
 # name: (minutes, may have several processes, stages that it needs, command)
 STAGES = {
     "autoencoder": (15, True, [], ["papers/latent_diffusion.py", "train", "autoencoder", *KINDS]),
@@ -32,10 +33,10 @@ STAGES = {
     "meter": (35, False, [], ["-m", "minidiff.toybox.meter"]),
     "maps": (10, False, [], ["-m", "minidiff.toybox.maps"]),
     "channels": (2, False, ["stylegan"], ["papers/stylegan.py", "channels"]),      # of the StyleGAN, to channels.json beside its weights
-    "prior": (13, False, ["clip"], ["papers/unclip.py", "train", "prior", *KINDS]),
+    "prior": (26, False, ["clip"], ["papers/unclip.py", "train", "prior", *AND_NEW]),
     "upsampler_128": (12, False, ["polish"], ["papers/upsampler.py", "train", "--to", "128", *KINDS]),
     "upsampler_256": (18, False, ["upsampler_128"], ["papers/upsampler.py", "train", "--to", "256", *KINDS]),
-    "decoder": (49, True, ["unet", "clip"], ["papers/unclip.py", "train", "decoder", *KINDS]),
+    "decoder": (60, True, ["unet", "clip"], ["papers/unclip.py", "train", "decoder", *AND_NEW]),
     "composer_1": (5, True, ["unet", "clip"], ["papers/composer.py", "train", "embedding", *KINDS]),
     "composer": (78, True, ["composer_1", "maps"], ["papers/composer.py", "train", "all", *KINDS]),
 }
@@ -53,9 +54,10 @@ def command(stage, out, share, processes):
 
 def hours(stages, share, processes):
     """How long these stages take by their minutes, without drawing pictures and computing what is kept of them."""
+    alone = {s: 0 if STAGES[s][1] else STAGES[s][0] for s in stages}
+    chain = lambda s: alone.get(s, 0) + max(map(chain, STAGES[s][2]), default=0)            # of those that need each other
     shared = sum(STAGES[s][0] for s in stages if STAGES[s][1])
-    single = [STAGES[s][0] for s in stages if not STAGES[s][1]]
-    return (shared + max(sum(single) / processes, max(single, default=0))) * share / 60
+    return (shared + max(sum(alone.values()) / processes, max(map(chain, stages), default=0))) * share / 60
 
 
 def train(stages, out, share, processes):
