@@ -18,11 +18,11 @@ Learn a new word for something that does not exist: a pet that is no cat, no dog
     L, L_mix        concept_loss       what v_* makes small; L_mix is L without negatives, on pictures         scalar
 
 Formulas are cited by their left sides. Where the paper and the authors' code differ, this file follows
-  * their code: clamps, which no formula has (`--literal` leaves them out, and has lambda 1). Theirs, 0.28 and 0.20, are for CLIP
-    ViT-L/14. Here, by `calibrated`, tau_max is the median similarity of the prior's draws for the positive words to these words, tau_min
-    that of its draws for known words to the *other* known words (styles: 3/4 of it, as their 0.15 is of 0.20). Known are --known, or
-    toybox's members of the category, or else all words given, the positive ones among them; one word alone has no other, and tau_min
-    is -inf. `--clamps MIN MAX` sets both.
+  * their code: clamps, which no formula has (`--literal` leaves them out). Theirs, 0.28 and 0.20, are for CLIP ViT-L/14. Here, by
+    `calibrated`, tau_max is the median similarity of the prior's draws for the positive words to these words, tau_min the lower
+    quartile of that of its draws for known words to the *other* known words (styles: 3/4 of it, as their 0.15 is of 0.20). Known are
+    --known, or toybox's members of the category, or else all words given, the positive ones among them; one word alone has no other,
+    and tau_min is -inf. `--clamps MIN MAX` sets both.
   * their code: half of the templates are plain photos. The wordings are ours, such as toybox has read.
   * the paper: evolution holds P(E_y(v_*)) to the pictures. (In their code, by a swap, the text embedding, past the prior.)
   * neither: every text is read at its own end token. (Their sampling reads at the largest id, which is the new word's; their
@@ -31,9 +31,8 @@ Formulas are cited by their left sides. Where the paper and the authors' code di
 Differs from both
   * One text encoder, the prior's own CLIP, reads the constraints too (theirs: Kandinsky 2.1's multilingual one). Decoders that
     read text, such as 2.1's, are not here; Kandinsky 2.2 is.
-  * No weight decay (code: 1e-2). Learning rate, steps and guidance are for toybox, and a step has several draws. lambda is 3, because
-    with 1 many concepts leave their category there. For Kandinsky: --lr 1e-4 --lam 1 --steps 2500 --period 250 --batch 1
-    --prior-guidance 4 --sampling 50 --guidance 7.5.
+  * No weight decay (code: 1e-2). Learning rate, steps and guidance are for toybox, and a step has several draws. For Kandinsky:
+    --lr 1e-4 --steps 2500 --period 250 --batch 1 --prior-guidance 4 --sampling 50 --guidance 7.5.
   * Pictures of a learned parent are chosen by CLIP, the nearest to their mean (paper: 3 to 5 of 32, by hand).
 
 Cost    a step is 5 calls of the prior on 2 x batch rows, forward and backward: 0.1 s of one CPU core on toybox;
@@ -225,8 +224,9 @@ def remember(story, goal, step, s_pos, s_neg):
 def calibrated(pipe, goal, known, args, draws=8):
     """(tau_min, tau_max): how similar the prior's draws for known words are to other known words, and those for positives to these.
 
-    Medians over `draws` draws of each. From tau_max on the concept is as much of its category as the plain word; below tau_min it is
-    no nearer to a known member than these are to one another; a single known word has no other, and tau_min is -inf.
+    Over `draws` draws of each, the median and the lower quartile. From tau_max on the concept is as much of its category as the plain
+    word; below tau_min it is no nearer to a known member than the less alike of these are to one another; a single known word has no
+    other, and tau_min is -inf.
     """
     generator, texts = torch.Generator().manual_seed(args.seed + 1), Texts(pipe)
     y, positives = PHOTO, [filled(PHOTO, c) for c in goal.positive]
@@ -241,7 +241,7 @@ def calibrated(pipe, goal, known, args, draws=8):
     high = similarity(positives).diagonal(dim1=1, dim2=2).median()
     if len(members) < 2:
         return -math.inf, float(high)
-    low = similarity(members)[:, ~torch.eye(len(members), dtype=torch.bool)].median()
+    low = similarity(members)[:, ~torch.eye(len(members), dtype=torch.bool)].quantile(.25)
     return float(low) * (.75 if goal.is_style else 1), float(high)
 
 
@@ -488,8 +488,8 @@ def arguments(argv=None):
     add = lambda *names, **how: training.add_argument(*names, **how)
     add("--steps", type=int, default=300, help="optimiser steps (code: 2500, evolution 2000)")
     add("--batch", type=int, default=4, help="draws of the prior in a step (code: 1)")
-    add("--lr", type=float, default=1e-3, help="learning rate of AdamW (code: 1e-4)")
-    add("--lam", type=float, help="lambda, weight of the positive term (default: 3, or 1 with --literal; paper: 1)")
+    add("--lr", type=float, default=3e-3, help="learning rate of AdamW (code: 1e-4)")
+    add("--lam", type=float, default=1.0, help="lambda, weight of the positive term")
     new_word = argparse.ArgumentParser(add_help=False, parents=[training])
     add = lambda *names, **how: new_word.add_argument(*names, **how)
     add("--token", default="<concept>", help="the new word, S_*")
@@ -508,7 +508,7 @@ def arguments(argv=None):
     add("--vocabulary", metavar="FILE", help="what CLIP may answer, one a line (default: all that toybox draws)")
     add("--known", nargs="+", metavar="WORD", help="members of the category, for the clamps (default: toybox's, or the given words)")
     add("--clamps", type=float, nargs=2, metavar=("MIN", "MAX"), help="tau_min, tau_max (default: calibrated; code: .2 .28, styles .15 .28)")
-    add("--literal", action="store_true", help="the loss as it is printed: without clamps, and lambda is 1 unless --lam says otherwise")
+    add("--literal", action="store_true", help="the loss as it is printed: without clamps")
     add("--no-max", dest="use_max", action="store_false", help="without S_max, an ablation")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      parents=[common, new_word, words], allow_abbrev=False)     # or --n of `sample` would be taken for a short --negative
@@ -537,7 +537,7 @@ def arguments(argv=None):
 
 
 def check(parser, args):
-    """Refuse what cannot work, before anything is loaded; fill in the defaults that hang on other options."""
+    """Refuse what cannot work, before anything is loaded; fill in the category."""
     lowest = dict.fromkeys(("steps", "batch", "period", "sampling", "prior_steps", "n", "litter", "keep"), 1) | {"seed": 0}
     for name, low in lowest.items():
         if getattr(args, name, low) < low:
@@ -552,8 +552,6 @@ def check(parser, args):
         parser.error(f"--style invents a style of any picture, not of --positive {' '.join(args.positive)}; expected one of them")
     if args.verb in (None, "train"):
         args.positive = args.positive or ["picture" if args.style else "pet"]
-    if getattr(args, "lam", 0) is None:
-        args.lam = 1.0 if getattr(args, "literal", False) else 3.0
     words = [*args.positive, *args.negative] if args.verb in (None, "train") else []
     if not all(word.strip() for word in words) or len(set(words)) < len(words):
         parser.error(f"--positive and --negative hold {', '.join(map(repr, words))}: expected different words, none of them empty")
